@@ -1,0 +1,1 @@
+"""State, manifest, publish, restore, retention; the stores."""

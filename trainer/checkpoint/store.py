@@ -1,0 +1,72 @@
+"""Where a run's files live: seven verbs over keys, so few that a new kind of storage is one small class.
+
+Keys are relative paths with `/` (never a leading one, never `..`). A `put` is atomic: readers see the whole
+object or none. Everything about manifests, attempts and retention is policy above this interface.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+Chunk = bytes | bytearray | memoryview
+
+
+class StoreMissing(Exception):
+    """The key does not exist."""
+
+
+class StoreConflict(Exception):
+    """`only_new` was asked for and the key exists already."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One object in a listing: its key, size in bytes, and time of last change (seconds since the epoch)."""
+
+    key: str
+    size_bytes: int
+    modified: float
+
+
+class Store(Protocol):
+    """The interface behind `file://` and `s3://`; errors of the medium surface as `InfrastructureError`."""
+
+    url: str
+
+    def put(self, key: str, chunks: Iterable[Chunk], *, only_new: bool = False) -> None:
+        """Write an object from its chunks in order, durable on return; atomic for readers.
+
+        Raises StoreConflict when `only_new` and the key exists.
+        """
+        ...
+
+    def get(self, key: str) -> bytes:
+        """The whole object (for small ones). Raises StoreMissing."""
+        ...
+
+    def fetch(self, key: str, path: Path) -> Path:
+        """The object as a local file: written to `path`, or the store's own file where it has one.
+
+        Raises StoreMissing.
+        """
+        ...
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """Every object whose key starts with `prefix`, sorted by key."""
+        ...
+
+    def folders(self, prefix: str) -> list[str]:
+        """Names directly below `prefix` (which ends in `/` or is empty) that hold objects, sorted."""
+        ...
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Remove objects in the order given; a key that is gone already is no error."""
+        ...
+
+    def claim(self, key: str) -> bool:
+        """Take a lock that ends with this process; False when a living process of this machine holds it.
+
+        A store that has no such locks (an object store) answers True: ownership there is by attempts alone.
+        """
+        ...

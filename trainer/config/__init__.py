@@ -1,0 +1,1 @@
+"""Everything a person can set: one pydantic model, its sources, its JSON Schema."""

@@ -1,0 +1,1 @@
+"""Order of samples, sharding, batching, prefetch; knows no model."""

@@ -1,0 +1,96 @@
+"""The seam between the engine and a task: what a task must give, and nothing more.
+
+A task gives **sums**, never means. The engine divides the loss terms by their counts over the whole global batch,
+so accumulation, ragged batches, padded tokens and world size never change the mathematics:
+
+    gradient of a step = d/dw  sum over terms l of  weight_l * (sum of loss_l over ranks and micro-batches) / count_l
+
+`counts` is asked on the host for the whole global batch *before* the forward pass: every rank knows the plan, so
+the denominators need no collective.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from trainer.data.dataset import Batch, DataSet, Indices
+from trainer.data.plan import Plan
+from trainer.telemetry.events import Metrics
+
+
+@dataclass
+class Loss:
+    """What the forward pass of one micro-batch gives."""
+
+    terms: dict[str, Tensor]
+    """Differentiable sums over the samples, one scalar a term; the engine weighs and divides them."""
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    """Detached sums for the training metrics (`top1` -> number of correct ones), each divided by the count."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One kind of evaluation: a name, a data set, when it is due, and an optional change of its batches."""
+
+    name: str
+    data: DataSet
+    trigger: str = "every 1 epochs"
+    batch_size: int = 64
+    transform: Callable[[Batch], Batch] | None = None
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """A finished pass: its metrics, and what the report pages draw (JSON-able)."""
+
+    metrics: Metrics
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+class Task(Protocol):
+    """Model, data, loss and metrics of one kind of training."""
+
+    name: str
+    model_name: str
+    metrics: Mapping[str, str]
+    """Every name this task reports in steps or passes, with `min` or `max` as the better direction."""
+    best_metric: str
+    """`pass/metric` that chooses the best checkpoint by default."""
+
+    def build_model(self) -> nn.Module:
+        """A freshly initialised model on the CPU; called under the engine's keyed seed."""
+        ...
+
+    def train_data(self) -> DataSet:
+        """The training set."""
+        ...
+
+    def plan(self) -> Plan:
+        """Which samples make up each step of each epoch."""
+        ...
+
+    def counts(self, indices: Indices, epoch: int) -> dict[str, float]:
+        """What each loss term of these training samples is divided by (samples, tokens, weights)."""
+        ...
+
+    def passes(self) -> Sequence[Pass]:
+        """The evaluation passes in the order in which they run when due together."""
+        ...
+
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        """Forward pass of one training micro-batch."""
+        ...
+
+    def evaluate(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Sums over one evaluation batch; every tensor keeps its shape over the pass, the engine adds them up."""
+        ...
+
+    def summarize(self, name: str, sums: dict[str, Tensor]) -> PassResult:
+        """Metrics and detail of a pass out of its sums (float64, over all ranks)."""
+        ...
+
+    def info(self) -> dict[str, Any]:
+        """What the ledger should know of model and data (class names, split sizes); JSON-able."""
+        ...

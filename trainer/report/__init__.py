@@ -1,0 +1,1 @@
+"""Ledger in, pictures and one HTML page out."""

@@ -1,0 +1,1 @@
+"""Word-level sign recognition from landmarks."""

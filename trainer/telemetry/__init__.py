@@ -1,0 +1,1 @@
+"""Listeners of the engine's events: ledger, progress bar, TensorBoard, W&B."""
