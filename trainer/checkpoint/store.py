@@ -1,4 +1,4 @@
-"""Where a run's files live: seven verbs over keys, so few that a new kind of storage is one small class.
+"""Where a run's files live: eight verbs over keys, so few that a new kind of storage is one small class.
 
 Keys are relative paths with `/` (never a leading one, never `..`). A `put` is atomic: readers see the whole
 object or none. Everything about manifests, attempts and retention is policy above this interface.
@@ -33,6 +33,8 @@ class Store(Protocol):
     """The interface behind `file://` and `s3://`; errors of the medium surface as `InfrastructureError`."""
 
     url: str
+    has_locks: bool
+    """Whether `claim` is a real lock of this machine; without it ownership is by attempts alone."""
 
     def put(self, key: str, chunks: Iterable[Chunk], *, only_new: bool = False) -> None:
         """Write an object from its chunks in order, durable on return; atomic for readers.
@@ -56,8 +58,11 @@ class Store(Protocol):
         """Every object whose key starts with `prefix`, sorted by key."""
         ...
 
-    def folders(self, prefix: str) -> list[str]:
-        """Names directly below `prefix` (which ends in `/` or is empty) that hold objects, sorted."""
+    def folders(self, prefix: str, after: str = "") -> list[str]:
+        """Names directly below `prefix` (which ends in `/` or is empty) that hold objects, sorted.
+
+        Only names greater than `after`: on an object store that is one request, however many come before.
+        """
         ...
 
     def delete(self, keys: Iterable[str]) -> None:
@@ -65,8 +70,12 @@ class Store(Protocol):
         ...
 
     def claim(self, key: str) -> bool:
-        """Take a lock that ends with this process; False when a living process of this machine holds it.
+        """Take a lock that ends with this process; False when another living process holds it.
 
-        A store that has no such locks (an object store) answers True: ownership there is by attempts alone.
+        A store that has no such locks (an object store) answers True.
         """
+        ...
+
+    def sweep(self, prefix: str) -> None:
+        """Remove what puts of dead writers left below `prefix` (temporary files, open uploads)."""
         ...

@@ -1,5 +1,6 @@
 """The base of all sections, and `setting`, which adds to a field what pydantic does not know."""
 
+from copy import deepcopy
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -26,5 +27,5 @@ def setting(default: Any = ..., *, flag: str | None = None, matters: bool = True
         extra["matters"] = False
     if isinstance(default, (list, dict, BaseModel)):
         value = default
-        return Field(default_factory=lambda: value.copy(), json_schema_extra=extra or None, **rules)
+        return Field(default_factory=lambda: deepcopy(value), json_schema_extra=extra or None, **rules)
     return Field(default, json_schema_extra=extra or None, **rules)

@@ -6,7 +6,10 @@ the grammar of `config.expressions`; amounts are "500 steps", "10%", "2 epochs" 
 
 from typing import Literal
 
+from pydantic import model_validator
+
 from trainer.config.base import Section, setting
+from trainer.config.texts import AmountText, CurveText, PatienceText, TriggerText
 
 
 class RunSettings(Section):
@@ -37,6 +40,7 @@ class OptimSettings(Section):
     lr: float = setting(1e-3, gt=0, flag="--lr")
     """Base learning rate; the schedule multiplies it."""
     weight_decay: float = setting(1e-4, ge=0, flag="--weight_decay")
+    """Pull of the weights towards zero."""
     no_decay: list[str] = setting([])
     """Patterns of parameter names without weight decay (e.g. `*norm*`, `*.bias`)."""
     freeze: list[str] = setting([])
@@ -53,18 +57,26 @@ class OptimSettings(Section):
     """How the rate grows with `batch_size / reference_batch`."""
     reference_batch: int = setting(64, ge=1)
 
+    @model_validator(mode="after")
+    def _check_optimizer(self) -> "OptimSettings":
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"optim.betas must lie in [0, 1), got {list(self.betas)}")
+        if self.name == "sgd" and self.nesterov and self.momentum == 0:
+            raise ValueError("optim.nesterov needs an optim.momentum above 0")
+        return self
+
 
 class ScheduleSettings(Section):
     """The learning rate over the run, as a factor on `optim.lr`."""
 
     name: Literal["plateau", "cosine", "linear", "inverse_sqrt", "constant", "curve"] = setting("plateau")
-    warmup: str = setting("0 steps")
+    warmup: AmountText = setting("0 steps")
     """Length of the linear warm-up before the schedule proper."""
     warmup_from: float = setting(0.0, ge=0)
     """Factor at step 0 of the warm-up."""
     floor: float = setting(0.0, ge=0)
     """Factor at the end of cosine and linear; smallest factor of plateau."""
-    curve: str | None = setting(None)
+    curve: CurveText | None = setting(None)
     """For `curve`: the factor as an expression, e.g. `1 @ 0, 1 @ 50%, 0.01 @ 100% cosine`."""
     metric: str | None = setting(None)
     """For `plateau`: the `pass/metric` it watches; default the task's validation loss."""
@@ -74,6 +86,12 @@ class ScheduleSettings(Section):
     """For `plateau`: values without improvement that are tolerated."""
     threshold: float = setting(1e-4, ge=0)
     """For `plateau`: relative improvement that counts."""
+
+    @model_validator(mode="after")
+    def _check_curve(self) -> "ScheduleSettings":
+        if self.name == "curve" and self.curve is None:
+            raise ValueError("schedule.name is curve, so schedule.curve must say it, e.g. '1 @ 0, 0.01 @ 100% cosine'")
+        return self
 
 
 class EmaSettings(Section):
@@ -110,7 +128,7 @@ class BestSettings(Section):
 class EarlyStopSettings(Section):
     """When to stop before the end; off without a patience."""
 
-    patience: str | None = setting(None)
+    patience: PatienceText | None = setting(None)
     """Longest time without improvement: `5 epochs`, `2000 steps`, or `3 passes` (values of the metric)."""
     metric: str | None = setting(None)
     """Default: the metric of `best`."""
@@ -131,10 +149,10 @@ class NonFiniteSettings(Section):
 class CheckpointSettings(Section):
     """When checkpoints are taken and which are kept."""
 
-    every: str = setting("every 1 epochs and end", matters=False)
+    every: TriggerText = setting("every 1 epochs and end", matters=False)
     keep_last: int = setting(3, ge=2, matters=False)
     """At least 2: the newest may still be in flight."""
-    milestones: str = setting("never", matters=False)
+    milestones: TriggerText = setting("never", matters=False)
     """Checkpoints at these moments are kept for good."""
     keep_best: bool = setting(True, matters=False)
 
@@ -151,7 +169,7 @@ class WatchdogSettings(Section):
 class TelemetrySettings(Section):
     """What a run shows while it goes on."""
 
-    log_every: str = setting("every 20 steps", matters=False)
+    log_every: TriggerText = setting("every 20 steps", matters=False)
     """Log points: losses and rates are read from the device only there."""
     progress: Literal["auto", "bar", "lines", "off"] = setting("auto", matters=False)
     """`auto`: a bar on a terminal, plain lines elsewhere."""
@@ -179,7 +197,10 @@ class OutputSettings(Section):
 class CommonSettings(Section):
     """Everything that is the same for every task; a task's settings class adds `task`, `data`, `model`, `loss`."""
 
+    task: str = setting("")
+    """What is trained; a task's own class narrows it to its name."""
     seed: int = setting(42, ge=0, flag="--seed")
+    """Of everything random: weights, order, augmentation, dropout."""
     num_epochs: int = setting(1, ge=1, flag="--num_epochs", matters=False)
     """Length of the run; may grow between attempts, so it is not in the digest."""
     max_steps: int | None = setting(None, ge=1, flag="--max_steps", matters=False)
@@ -193,6 +214,7 @@ class CommonSettings(Section):
     prefetch: int = setting(2, ge=0, matters=False)
     """Steps whose batches are made ahead in a thread; 0 makes them in line."""
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", flag="--device", matters=False)
+    """`auto`: CUDA if there is one, else Apple's, else the CPU."""
     threads: int | None = setting(None, ge=1, matters=False)
     """CPU threads of a process; default what torch finds, divided by the local processes."""
     strategy: Literal["ddp"] = setting("ddp", matters=False)
@@ -205,7 +227,7 @@ class CommonSettings(Section):
     schedule: ScheduleSettings = setting(ScheduleSettings())
     ema: EmaSettings = setting(EmaSettings())
     precision: PrecisionSettings = setting(PrecisionSettings())
-    passes: dict[str, str] = setting({})
+    passes: dict[str, TriggerText] = setting({})
     """Moments of evaluation passes by name, in place of the task's own (`val: every 500 steps`)."""
     best: BestSettings = setting(BestSettings())
     early_stop: EarlyStopSettings = setting(EarlyStopSettings())

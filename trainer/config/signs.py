@@ -84,6 +84,7 @@ class SplitSettings(Section):
     val_signers: list[str] = setting([], flag="--val_signers")
     """Signers held out for validation; implies `by: signer`."""
     test_signers: list[str] = setting([], flag="--test_signers")
+    """Signers held out for the test at the end; implies `by: signer`."""
     seed: int = setting(42, ge=0)
     use_given: bool = setting(True)
     """Recordings that come with a split (`train` and `test` folders, a column) keep `test` out of training."""
@@ -157,6 +158,7 @@ class SignsSettings(CommonSettings):
     """All settings of a `signs` run."""
 
     task: Literal["signs"] = setting("signs", flag="--task")
+    """What is trained."""
     data: SignsData = setting(SignsData())
     model: SignsModel = setting(SignsModel())
     loss: SignsLoss = setting(SignsLoss())

@@ -9,7 +9,7 @@ so accumulation, ragged batches, padded tokens and world size never change the m
 the denominators need no collective.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -36,9 +36,11 @@ class Pass:
 
     name: str
     data: DataSet
-    trigger: str = "every 1 epochs"
+    trigger: str = "every 1 epochs and end"
     batch_size: int = 64
     transform: Callable[[Batch], Batch] | None = None
+    loader: Callable[[], Iterable[Batch]] | None = None
+    """Batches of a data set that can only be walked (a DataLoader from outside), in place of `data.take`."""
 
 
 @dataclass(frozen=True)

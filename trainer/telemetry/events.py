@@ -59,8 +59,6 @@ class Resumed(Event):
 
     checkpoint: str
     redone_steps: int
-    time_account: dict[str, float]
-    """Seconds of earlier attempts by kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +99,10 @@ class StepDone(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class EpochDone(Event):
-    """One walk over the training set ended; means over the whole epoch (this attempt's part of it)."""
+    """One walk over the training set ended; means over the whole epoch (this attempt's part of it).
+
+    The cursor stands behind it: `epoch` is the number of epochs done.
+    """
 
     loss: float | None
     metrics: Metrics

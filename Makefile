@@ -1,0 +1,72 @@
+# Everything a person does here. Needs python3 (3.11 to 3.13) and make, nothing else; `make` lists the targets.
+
+PYTHON ?= python3
+VENV   ?= .venv
+TASK   ?= signs
+# By version, so that a build of it that the machine has (CPU, another CUDA) serves.
+TORCH  ?= torch==2.13.0
+# Further words for the command behind a target: make train ARGS="--num_epochs 3", make test ARGS="-k resume".
+ARGS   ?=
+
+BIN     := $(VENV)/bin
+PIP     := $(BIN)/python -m pip --disable-pip-version-check
+LOCKED  := install -qq --no-deps --require-hashes
+COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate \
+           --no-emit-index-url --no-emit-package torch --quiet \
+           --custom-compile-command "make lock" $(ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help venv train test unit lint bench proof lock clean
+
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(VENV)/.installed  ## set up .venv (the other targets do it by themselves)
+
+$(VENV)/.installed: pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or sys.exit( \
+	  "Python 3.11, 3.12 or 3.13 is needed, $(PYTHON) is %d.%d; name another one: make PYTHON=python3.12 ..." % v)'
+	@echo "Setting up $(VENV) (once; torch is the large one)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install "$(TORCH)"
+	@$(PIP) $(LOCKED) -r requirements.lock
+	@$(PIP) install -qq --no-deps --no-build-isolation --editable .
+	@touch $@
+
+train: venv  ## train on generated data: table, report and exported model at the end (TASK=signs)
+	@$(BIN)/trainer train --task $(TASK) --config quick $(ARGS)
+
+test: venv  ## run the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+unit: venv  ## run the fast tests only
+	@$(BIN)/python -m pytest tests/unit $(ARGS)
+
+lint: venv  ## style, types and the direction of imports
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+$(VENV)/.peers: $(VENV)/.installed tests/bench/requirements.txt
+	@echo "Installing the peers that make bench compares with"
+	@$(PIP) $(LOCKED) -r tests/bench/requirements.txt
+	@touch $@
+
+bench: $(VENV)/.peers  ## measure against hand-written loops and the peers (ARGS="loop signs" for some)
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+proof: venv  ## the whole tables and the long runs (hours)
+	@$(BIN)/python -m pytest -m proof -s $(ARGS)
+	@$(BIN)/python -m tests.bench scale
+
+lock: venv  ## renew requirements.lock and that of the bench peers (ARGS=--upgrade for newer versions)
+	@$(PIP) install -qq "uv>=0.9"
+	@echo "torch ; sys_platform == 'never'" > $(VENV)/no-torch.txt
+	@$(COMPILE) --all-extras --group dev --group torch-needs --override $(VENV)/no-torch.txt -o requirements.lock
+	@$(COMPILE) --all-extras --group bench --group torch-needs --override $(VENV)/no-torch.txt \
+	  --constraint requirements.lock -o tests/bench/requirements.txt
+
+clean:  ## remove .venv and caches (runs and data stay)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

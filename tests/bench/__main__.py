@@ -1,0 +1,29 @@
+"""`python -m tests.bench [name ...]`: all of loop, signs, checkpoint, startup without a name; `scale` only by name."""
+
+import importlib
+import os
+import platform
+import sys
+
+USUAL = ("loop", "signs", "checkpoint", "startup")
+ALL = (*USUAL, "scale")
+
+
+def main(names: list[str]) -> int:
+    """Run the named benchmarks one after the other; 2 for a name that does not exist."""
+    unknown = [name for name in names if name not in ALL]
+    if unknown:
+        print(f"no benchmark is called {unknown[0]!r}; there are: {', '.join(ALL)}", file=sys.stderr)
+        return 2
+    import torch
+
+    print(
+        f"Python {platform.python_version()}, torch {torch.__version__}, {os.cpu_count()} cores, {platform.machine()}"
+    )
+    for name in names or USUAL:
+        importlib.import_module(f"tests.bench.{name}").main()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

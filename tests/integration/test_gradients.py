@@ -1,0 +1,58 @@
+"""Accumulation, ragged batches and the number of processes never change the mathematics."""
+
+import os
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.toy import ToyTask, free_port, toy_settings
+from trainer.engine.clock import Clock
+from trainer.engine.setup import assemble, build_parts
+from trainer.engine.step import backward
+from trainer.engine.world import join_world
+from trainer.telemetry.bus import Bus
+
+
+def gradient(settings, step: int) -> Tensor:
+    """The reduced gradient of one step of the first epoch, flat."""
+    world = join_world(settings)
+    task = ToyTask(settings)
+    job = assemble(task, settings, world, build_parts(task, settings, world), Bus(), None, None, Clock())
+    backward(job, job.source.step(0, step))
+    flat = torch.cat([parameter.grad.reshape(-1) for parameter in job.model.parameters()])
+    world.leave()
+    return flat
+
+
+def forked_gradient(settings, step: int, world_size: int, folder) -> Tensor:
+    """The gradient as the first of several processes sees it."""
+    port, pids = free_port(), []
+    for rank in range(world_size):
+        if not (pid := os.fork()):
+            code = 1
+            try:
+                os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1",
+                               "MASTER_PORT": str(port), "LOCAL_RANK": str(rank),
+                               "LOCAL_WORLD_SIZE": str(world_size)}  # fmt: skip
+                flat = gradient(settings, step)
+                if rank == 0:
+                    torch.save(flat, folder / "gradient.pt")
+                code = 0
+            finally:
+                os._exit(code)
+        pids.append(pid)
+    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids] == [0] * world_size
+    return torch.load(folder / "gradient.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("accumulation", [1, 2, 4])
+@pytest.mark.parametrize("step", [0, 6])
+def test_gradient_is_that_of_the_whole_batch(world_size, accumulation, step, tmp_path):
+    # 51 samples in batches of 8: the last step has 3 samples, so one of 4 ranks has none
+    values = {"num_samples": 51, "dropout": 0.0, "batch_size": 8}
+    whole = forked_gradient(toy_settings(tmp_path, **values), step, 1, tmp_path)
+    parts = forked_gradient(toy_settings(tmp_path, accumulation=accumulation, **values), step, world_size, tmp_path)
+    assert whole.norm() > 0
+    assert (whole - parts).norm() / whole.norm() <= 1e-6

@@ -1,0 +1,213 @@
+"""A task small enough to be killed hundreds of times: dropout, keyed augmentation, two passes."""
+
+import os
+import signal
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch._dynamo  # two seconds that every optimizer costs once; here, so that forked attempts have it
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from trainer.checkpoint import crash
+from trainer.config.base import setting
+from trainer.config.settings import CommonSettings
+from trainer.data.dataset import Batch, Indices
+from trainer.data.keys import derive, normal
+from trainer.data.plan import FixedPlan, Plan
+from trainer.engine.task import Loss, Pass, PassResult
+from trainer.engine.world import join_world
+from trainer.errors import TrainerError
+from trainer.run import train_task
+
+FEATURES, CLASSES = 6, 3
+
+
+class ToySettings(CommonSettings):
+    """Common settings and what the tests vary."""
+
+    task: str = setting("toy")
+    num_samples: int = setting(53)
+    dropout: float = setting(0.3)
+    augment: float = setting(0.1)
+    poison_sample: int | None = setting(None, matters=False)
+    """A training sample whose loss is NaN."""
+    term_at: int | None = setting(None, matters=False)
+    """Micro-batch at which rank `term_rank` sends itself SIGTERM."""
+    term_rank: int = setting(0, matters=False)
+
+
+class ToyData:
+    """Points around three centres."""
+
+    def __init__(self, size: int, seed: int, augment: float) -> None:
+        index = np.arange(size, dtype=np.int64)
+        self.label = index % CLASSES
+        centres = normal(derive(1, "centres"), np.arange(CLASSES), FEATURES)
+        self.points = centres[self.label] + normal(derive(seed, "points"), index, FEATURES)
+        self.augment, self.seed = augment, seed
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def take(self, indices: Indices, epoch: int) -> Batch:
+        points = self.points[indices]
+        if self.augment:
+            points = points + self.augment * normal(derive(self.seed, "augment", epoch), indices, FEATURES)
+        return {
+            "x": torch.from_numpy(points).float(),
+            "label": torch.from_numpy(self.label[indices]),
+            "index": torch.from_numpy(indices.copy()),
+        }
+
+
+class ToyTask:
+    """Three-class problem with a dropout MLP."""
+
+    name = "toy"
+    model_name = "mlp"
+    metrics = {"loss": "min", "top1": "max"}  # noqa: RUF012
+    best_metric = "val/loss"
+
+    def __init__(self, settings: ToySettings) -> None:
+        self.settings = settings
+        self.calls = 0
+        self.data = ToyData(settings.num_samples, settings.seed, settings.augment)
+        self.validation = ToyData(20, settings.seed + 1, 0.0)
+
+    def build_model(self) -> nn.Module:
+        drop = nn.Dropout(self.settings.dropout)
+        return nn.Sequential(
+            nn.Linear(FEATURES, 16), nn.ReLU(), drop, nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, CLASSES)
+        )
+
+    def train_data(self) -> ToyData:
+        return self.data
+
+    def plan(self) -> Plan:
+        return FixedPlan(len(self.data), self.settings.batch_size, self.settings.seed)
+
+    def counts(self, indices: Indices, epoch: int) -> dict[str, float]:
+        return {"loss": float(len(indices))}
+
+    def passes(self) -> Sequence[Pass]:
+        return [Pass("val", self.validation, batch_size=self.settings.eval_batch_size or 8)]
+
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        logits = model(batch["x"])
+        loss = cross_entropy(logits, batch["label"], reduction="sum")
+        if self.settings.poison_sample is not None and (batch["index"] == self.settings.poison_sample).any():
+            loss = loss * float("nan")
+        self.calls += 1
+        if self.calls == self.settings.term_at and os.environ.get("RANK", "0") == str(self.settings.term_rank):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return Loss({"loss": loss}, {"top1": (logits.argmax(-1) == batch["label"]).sum().float()})
+
+    def evaluate(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        logits = model(batch["x"])
+        label = batch["label"]
+        return {
+            "loss": cross_entropy(logits, label, reduction="sum"),
+            "top1": (logits.argmax(-1) == label).sum(),
+            "count": torch.tensor(len(label)),
+        }
+
+    def summarize(self, name: str, sums: dict[str, Tensor]) -> PassResult:
+        count = sums["count"].item()
+        return PassResult({key: sums[key].item() / count for key in ("loss", "top1")}, {"count": count})
+
+    def info(self) -> dict[str, Any]:
+        return {"classes": [{"word": number + 1, "name": str(number), "native": ""} for number in range(CLASSES)]}
+
+
+def toy_settings(folder: Path, **values: Any) -> ToySettings:
+    """Settings for quick runs; dotted names are given with `__`."""
+    tree: dict[str, Any] = {
+        "num_epochs": 3,
+        "batch_size": 8,
+        "device": "cpu",
+        "threads": 1,
+        "process_timeout_seconds": 30,
+        "run": {"store": f"file://{folder}", "name": "toy"},
+        "optim": {"lr": 0.01},
+        "checkpoint": {"every": "every 4 steps and end"},
+        "telemetry": {"progress": "off", "log_every": "every 1 steps", "tensorboard": "off", "warnings": False},
+        "output": {"report": False, "export": []},
+    }
+    for name, value in values.items():
+        *path, last = name.split("__")
+        section = tree
+        for part in path:
+            section = section.setdefault(part, {})
+        section[last] = value
+    return ToySettings.model_validate(tree)
+
+
+def train_toy(settings: ToySettings) -> Any:
+    """One attempt in this process, by the rank environment."""
+    world = join_world(settings)
+    try:
+        return train_task(ToyTask(settings), settings, world)
+    finally:
+        world.leave()
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Attempt:
+    """One attempt in forked processes (this process has torch imported, so a start costs a fraction of a second)."""
+
+    def __init__(self, settings: ToySettings, world_size: int = 1, crash_at: str | None = None, rank: int = 0) -> None:
+        port = free_port()
+        self.pids = [
+            fork_rank(settings, number, world_size, port, crash_at if number == rank else None)
+            for number in range(world_size)
+        ]
+
+    def wait(self) -> list[int]:
+        """Exit codes by rank, 128 + n for signal n."""
+        codes = []
+        for pid in self.pids:
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            codes.append(128 - code if code < 0 else code)
+        return codes
+
+    def send(self, number: int, rank: int = 0) -> None:
+        """Send a signal to one rank."""
+        os.kill(self.pids[rank], number)
+
+
+def fork_rank(settings: ToySettings, rank: int, world_size: int, port: int, crash_at: str | None) -> int:
+    """Fork a rank; it leaves with the exit code a command would give."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        torch.set_num_threads(1)
+        if world_size > 1:
+            os.environ |= {
+                "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size),
+                "LOCAL_WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+            }  # fmt: skip
+        crash.arm(crash_at)
+        train_toy(settings)
+        code = 0
+    except TrainerError as error:
+        code = error.exit_code
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        os._exit(code)

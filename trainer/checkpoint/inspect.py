@@ -1,0 +1,100 @@
+"""What a person can ask of the checkpoints of a run, and do to them: list, verify, prune."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.checkpoint.manifest import FolderName, Manifest
+from trainer.checkpoint.restore import (
+    BEST_HINT,
+    LATEST_HINT,
+    Rejected,
+    folder_names,
+    read_hint,
+    read_manifest,
+    verify_files,
+)
+from trainer.checkpoint.retention import choose, describe, list_folders, remove
+from trainer.checkpoint.run import OWNER_LOCK
+from trainer.checkpoint.store import Store
+from trainer.errors import RunError
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One checkpoint folder; `problem` is None for a good one."""
+
+    name: str
+    step: int
+    attempt: str
+    epoch: int | None
+    size_bytes: int | None
+    created: str | None
+    is_best: bool
+    is_latest: bool
+    milestone: bool
+    problem: str | None
+
+
+def list_checkpoints(store: Store, run: str) -> list[Listed]:
+    """Every checkpoint of a run, oldest first, by its manifest alone (no file is read)."""
+    return _listed(store, run, verify=False)
+
+
+def verify_checkpoints(store: Store, run: str) -> list[Listed]:
+    """The same after every byte of every file was checked against its digest."""
+    return _listed(store, run, verify=True)
+
+
+def prune_checkpoints(store: Store, run: str, keep_last: int, keep_best: bool = True) -> list[str]:
+    """Remove old checkpoints of a run that nobody is training, as retention would; the names of what went.
+
+    Raises RunError when its owner is alive.
+    """
+    folders = {text: folder for text, folder in list_folders(store, run).items() if folder.has_manifest}
+    if not folders:
+        return []
+    if not store.claim(f"{run}/{OWNER_LOCK}"):
+        raise RunError(f"run {run} in {store.url} is being trained; stop it first, or let its own retention do it")
+    hints = {str(read_hint(store, run, LATEST_HINT)), str(read_hint(store, run, BEST_HINT)) if keep_best else ""}
+    known = [describe(store, run, folder.name) for folder in folders.values()]
+    doomed = choose(known, keep_last, keep_best, hints)
+    for name in doomed:
+        remove(store, run, folders[name])
+    return doomed
+
+
+def _listed(store: Store, run: str, verify: bool) -> list[Listed]:
+    latest, best = read_hint(store, run, LATEST_HINT), read_hint(store, run, BEST_HINT)
+    found: list[Listed] = []
+    for name in folder_names(store, run):
+        manifest, problem = _examine(store, run, name, verify)
+        found.append(
+            Listed(
+                name=str(name),
+                step=name.step,
+                attempt=name.attempt,
+                epoch=manifest.epoch if manifest else None,
+                size_bytes=manifest.size_bytes if manifest else None,
+                created=manifest.created if manifest else None,
+                is_best=name == best,
+                is_latest=name == latest,
+                milestone=bool(manifest and manifest.milestone),
+                problem=problem,
+            )
+        )
+    return found
+
+
+def _examine(store: Store, run: str, name: FolderName, verify: bool) -> tuple[Manifest | None, str | None]:
+    manifest: Manifest | None = None
+    try:
+        manifest = read_manifest(store, run, name)
+        if manifest is None:
+            return None, "has no manifest: unfinished, will be swept"
+        if verify:
+            with tempfile.TemporaryDirectory(prefix="trainer-verify-") as scratch:
+                verify_files(store, run, name, manifest, Path(scratch))
+    except Rejected as error:
+        return manifest, str(error)
+    return manifest, None

@@ -1,0 +1,88 @@
+"""The commands by name, and the one place where errors become exit codes.
+
+A TrainerError is one line on stderr a problem and its own code; a wrong command line is 2; anything else is a defect
+of ours and keeps its traceback, with 1.
+"""
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from trainer.cli import checkpoints
+from trainer.cli.config import config
+from trainer.cli.models import evaluate, export
+from trainer.cli.options import normalise, with_settings
+from trainer.cli.prepare import prepare
+from trainer.cli.report import report
+from trainer.cli.train import train
+from trainer.errors import Stopped, TrainerError
+
+USAGE_CODE = 2
+INTERRUPTED_CODE = 130
+
+app = typer.Typer(
+    name="trainer",
+    help="Train models with exact resume and verified checkpoints.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.command(
+    epilog="Examples:\n\n"
+    "trainer train --config quick\n\n"
+    "trainer train --data FOLDER --selected_signs_to 502 --num_epochs 50\n\n"
+    "trainer train --data FOLDER --folds signer --set schedule.name=cosine",
+)(with_settings(train))
+app.command(
+    epilog="Examples:\n\n"
+    "trainer config --config karsl --changed\n\n"
+    "trainer config --config quick --plan\n\n"
+    "trainer config --schema > schema.json",
+)(with_settings(config))
+app.command(
+    epilog="Examples:\n\n"
+    "trainer prepare karsl-502 data/signs --dtype float16\n\n"
+    "trainer prepare --synthetic data/signs --words 20 --show 1 --show 2",
+)(prepare)
+app.command(
+    epilog="Examples:\n\ntrainer evaluate\n\ntrainer evaluate my-run --checkpoint 5000 --data other/recordings --json",
+)(with_settings(evaluate))
+app.command(
+    epilog="Examples:\n\ntrainer export my-run --format onnx --out model",
+)(with_settings(export))
+app.command(
+    epilog="Examples:\n\ntrainer report\n\ntrainer report my-run --store s3://bucket/runs --out report",
+)(report)
+app.add_typer(checkpoints.app)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line and give its exit code."""
+    given = normalise(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = app(given, prog_name="trainer", standalone_mode=False)
+    except Stopped as stop:
+        return _say(str(stop), stop.exit_code, "")
+    except TrainerError as error:
+        return _say(str(error), error.exit_code)
+    except typer.Abort:
+        return _say("interrupted", INTERRUPTED_CODE)
+    except typer.TyperException as error:
+        # without arguments the help is the answer, and was printed
+        return _say(getattr(error, "format_message", error.__str__)(), USAGE_CODE)
+    return int(code or 0)
+
+
+def train_command(arguments: Sequence[str]) -> int:
+    """`trainer train ARGUMENTS`, for `python -m trainer.train`."""
+    return main(["train", *arguments])
+
+
+def _say(text: str, code: int, prefix: str = "error: ") -> int:
+    for line in text.splitlines():
+        print(f"{prefix}{line}", file=sys.stderr)
+    return code

@@ -1,0 +1,75 @@
+"""A trained model out of a run: its settings, its task with the data, and the weights of one checkpoint."""
+
+import json
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from trainer.checkpoint.restore import Restored, load_checkpoint
+from trainer.cli.options import SettingsArguments
+from trainer.cli.runs import FoundRun
+from trainer.config.files import ConfigFile
+from trainer.config.settings import CommonSettings
+from trainer.engine.checkpoints import load_weights
+from trainer.engine.clock import Clock
+from trainer.engine.job import Job
+from trainer.engine.passes import final_passes
+from trainer.engine.setup import assemble, build_parts
+from trainer.engine.task import Task
+from trainer.engine.world import World, join_world
+from trainer.errors import RunError, SettingsError
+from trainer.tasks import registry
+from trainer.telemetry.bus import Bus
+from trainer.telemetry.events import Metrics
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint of a run, ready to be used; `weights` are the average where there is one."""
+
+    settings: CommonSettings
+    task: Task
+    checkpoint: Restored
+    weights: dict[str, Tensor]
+
+
+def open_saved(found: FoundRun, which: str, given: SettingsArguments) -> Saved:
+    """Open a checkpoint with the settings of its run, changed by what the command line says (other data, device).
+
+    Raises RunError when there is no such checkpoint or it is damaged, DataError when the data are not there.
+    """
+    base = ConfigFile(json.dumps(found.record["config"]), f"run {found.name}", found.record["task"])
+    if found.record["task"] not in registry.TASKS:
+        raise SettingsError(f"run {found.name} was made by `train(...)`: its model is known to its own program only")
+    checkpoint = load_checkpoint(found.store, found.name, which, parts=("model", "ema"))
+    if checkpoint is None:
+        raise RunError(
+            f"run {found.name} in {found.store.url} has no checkpoint {which!r}; see `trainer checkpoints list`"
+        )
+    settings = given.load(base).settings
+    settings.run.init_from = None
+    task: Task = registry.load(settings.task).create(settings)
+    return Saved(settings, task, checkpoint, checkpoint.tensors.get("ema", checkpoint.tensors["model"]))
+
+
+def evaluate(saved: Saved) -> dict[str, Metrics]:
+    """Metrics of every pass of the task with these weights. Raises RunError if they do not fit the data's classes."""
+    world = join_world(saved.settings)
+    try:
+        job = _job(saved, world)
+        load_weights(job, saved.weights)
+        return final_passes(job)
+    finally:
+        world.leave()
+
+
+def _job(saved: Saved, world: World) -> Job:
+    """A job that never trains: no run, no publisher, nobody listens."""
+    parts = build_parts(saved.task, saved.settings, world)
+    for name, tensor in parts.model.state_dict().items():
+        if name not in saved.weights or saved.weights[name].shape != tensor.shape:
+            raise RunError(
+                f"checkpoint {saved.checkpoint.key} does not fit: {name} is {list(tensor.shape)} for these data and "
+                f"settings, {list(saved.weights[name].shape) if name in saved.weights else 'missing'} in the checkpoint"
+            )
+    return assemble(saved.task, saved.settings, world, parts, Bus(), None, None, Clock())

@@ -1,0 +1,70 @@
+"""What an attempt says of itself at its start: settings, versions, environment, sizes."""
+
+import os
+import platform
+from importlib import metadata
+
+import torch
+
+from trainer.config.digest import digest, matters
+from trainer.engine.job import Job
+from trainer.telemetry.events import RunStarted
+
+
+def run_started(job: Job) -> RunStarted:
+    """The event that opens an attempt; needs the run, so first rank only."""
+    assert job.run is not None
+    settings = job.settings
+    return RunStarted(
+        run=job.run.name,
+        attempt=job.run.attempt,
+        task=job.task.name,
+        model=job.task.model_name,
+        world_size=job.world.size,
+        device=device_name(job.world.device),
+        precision=job.precision.name,
+        seed=settings.seed,
+        num_parameters=sum(parameter.numel() for parameter in job.model.parameters()),
+        num_samples=job.source.num_samples(),
+        steps_per_epoch=job.steps_per_epoch,
+        total_steps=job.total_steps,
+        num_epochs=settings.num_epochs,
+        batch_size=settings.batch_size,
+        passes={a_pass.name: len(a_pass.data) for a_pass in job.passes},
+        metrics=dict(job.task.metrics),
+        best_metric=job.best.metric,
+        config=settings.model_dump(mode="json"),
+        config_digest=digest(matters(settings)),
+        versions=versions(),
+        environment=environment(),
+        info=job.task.info(),
+    )
+
+
+def device_name(device: torch.device) -> str:
+    """Name of the GPU, or the kind of the device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides results."""
+    found = {"python": platform.python_version()}
+    for package in ("signs-trainer", "torch", "numpy", "safetensors"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed as a package"
+    return found
+
+
+def environment() -> dict[str, str | int | None]:
+    """The machine as far as it matters for speed and for repeating a run; no variable that could hold a secret."""
+    return {
+        "host": platform.node(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.version.cuda,
+        "gpus": torch.cuda.device_count(),
+        "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
+    }

@@ -1,0 +1,95 @@
+"""Runs a pass: every sample once, sharded exactly over the ranks, sums reduced once at the end.
+
+A pass changes no weight and no cursor, so an interrupted one simply starts again.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainer.checkpoint import crash
+from trainer.data.dataset import Batch
+from trainer.data.plan import share
+from trainer.data.prefetch import Prefetcher
+from trainer.engine.job import Job
+from trainer.engine.memory import peak_memory_bytes, reset_peak_memory
+from trainer.engine.rng import rekey
+from trainer.engine.source import to_device
+from trainer.engine.task import Pass, PassResult
+from trainer.telemetry.events import PassStarted
+
+_AGREE_EVERY = 8
+"""Batches of a pass between two looks at the stop flags of all ranks; one small reduction each."""
+
+
+def run_pass(job: Job, a_pass: Pass) -> tuple[PassResult, float, int | None] | None:
+    """Result, seconds and peak memory (bytes); None when all ranks agreed to stop before the end."""
+    job.emit(PassStarted, name=a_pass.name, num_samples=len(a_pass.data))
+    rekey(job.world.device, job.settings.seed, "pass", job.cursor.step, job.world.rank)
+    reset_peak_memory(job.world.device)
+    was_training = job.model.training
+    job.model.eval()
+    before = job.clock.seconds["evaluation"]
+    try:
+        with job.clock.during("evaluation"), torch.no_grad():
+            sums = sum_over(job, a_pass)
+            result = None if sums is None else job.task.summarize(a_pass.name, sums)
+    finally:
+        job.model.train(was_training)
+    if result is None:
+        return None
+    return result, job.clock.seconds["evaluation"] - before, peak_memory_bytes(job.world.device)
+
+
+def sum_over(job: Job, a_pass: Pass) -> dict[str, Tensor] | None:
+    """The task's sums over the whole pass and all ranks, float64 on the CPU; None when interrupted."""
+    batches = Prefetcher(rank_batches(job, a_pass), job.settings.prefetch)
+    totals: dict[str, Tensor] = {}
+    try:
+        for number, (weight, batch) in enumerate(batches):
+            with job.precision.autocast():
+                sums = job.task.evaluate(job.model, to_device(batch, job.world.device))
+            for name, value in sums.items():
+                part = value.detach() if weight == 1.0 else torch.zeros_like(value)
+                totals[name] = totals[name] + part if name in totals else part
+            job.watchdog.beat()
+            crash.point("mid_pass")
+            # Loaders from outside may give ranks unequal numbers of batches: no reductions among those.
+            if number % _AGREE_EVERY == 0 and not (job.foreign and job.world.size > 1) and agree_to_stop(job):
+                return None
+    finally:
+        batches.close()
+    return reduce_sums(job, totals)
+
+
+def rank_batches(job: Job, a_pass: Pass) -> Iterator[tuple[float, Batch]]:
+    """This rank's (weight, batch) pairs; all ranks get equally many, padded by placeholders of weight 0."""
+    if a_pass.loader:
+        yield from ((1.0, batch) for batch in a_pass.loader())
+        return
+    everything = np.arange(len(a_pass.data), dtype=np.int64)
+    mine = share(everything, job.world.rank, job.world.size)
+    longest = -(-len(everything) // job.world.size)
+    for start in range(0, longest, a_pass.batch_size):
+        part = mine[start : start + a_pass.batch_size]
+        batch = a_pass.data.take(part if len(part) else everything[:1], 0)
+        yield float(len(part) > 0), a_pass.transform(batch) if a_pass.transform else batch
+
+
+def agree_to_stop(job: Job) -> bool:
+    """Whether any rank was asked to stop; sets `job.stopping` alike on all of them."""
+    flags = torch.tensor(job.stop.flags(), device=job.world.device)
+    job.stopping = job.stop.agreed(job.world.sum(flags).tolist())
+    return job.stopping is not None
+
+
+def reduce_sums(job: Job, totals: dict[str, Tensor]) -> dict[str, Tensor]:
+    """All sums in one reduction; float64, so that counts stay exact whatever the number of ranks."""
+    names = sorted(totals)
+    wide = torch.float32 if job.world.device.type == "mps" else torch.float64
+    flat = torch.cat([totals[name].to(wide).reshape(-1) for name in names])
+    reduced = job.world.sum(flat).to("cpu", torch.float64)
+    parts = torch.split(reduced, [totals[name].numel() for name in names])
+    return {name: part.reshape(totals[name].shape) for name, part in zip(names, parts, strict=True)}

@@ -1,0 +1,191 @@
+"""Everything one attempt works with, in one place; the engine's verbs take it as their first argument."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from trainer.checkpoint.publish import Publisher
+from trainer.checkpoint.run import Run
+from trainer.checkpoint.state import State
+from trainer.config.expressions import Moments
+from trainer.config.settings import CommonSettings
+from trainer.engine.best import Best, EarlyStop
+from trainer.engine.clock import Clock
+from trainer.engine.cursor import Cursor
+from trainer.engine.ema import Ema
+from trainer.engine.meter import Meter
+from trainer.engine.nonfinite import NonFiniteGuard
+from trainer.engine.optim import load_optimizer, optimizer_tensors
+from trainer.engine.precision import Precision
+from trainer.engine.source import Source
+from trainer.engine.stop import StopRequests
+from trainer.engine.task import Pass, Task
+from trainer.engine.watchdog import Watchdog
+from trainer.engine.world import World
+from trainer.telemetry.events import Event
+
+
+class Emitter(Protocol):
+    """Takes events on the first rank."""
+
+    def emit(self, event: Event) -> None:
+        """Hand one event to the listeners."""
+        ...
+
+
+class Scheduler(Protocol):
+    """What the loop asks of a learning-rate schedule."""
+
+    def factor(self, updates: int) -> float | None:
+        """Factor on the base rates for the next step; None leaves the optimizer's rates alone."""
+        ...
+
+    def see(self, name: str, metrics: dict[str, float | None]) -> None:
+        """A pass is done."""
+        ...
+
+    def epoch_done(self) -> None:
+        """An epoch and the passes that became due with it are done."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Plain values for the checkpoint."""
+        ...
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Inverse of `state`."""
+        ...
+
+
+@dataclass
+class Moment:
+    """When things are due, resolved against the length of the run."""
+
+    log: Moments
+    checkpoint: Moments
+    milestone: Moments
+    passes: dict[str, Moments]
+
+
+@dataclass
+class Job:
+    """One attempt. `run` and `publisher` exist on the first rank only."""
+
+    task: Task
+    settings: CommonSettings
+    world: World
+    events: Emitter
+    run: Run | None
+    publisher: Publisher | None
+    model: nn.Module
+    module: nn.Module
+    """The wrapped model that gives the loss (`engine.wrap`)."""
+    optimizer: torch.optim.Optimizer
+    base_rates: list[float]
+    schedule: Scheduler
+    precision: Precision
+    ema: Ema | None
+    source: Source
+    passes: Sequence[Pass]
+    best: Best
+    early_stop: EarlyStop
+    guard: NonFiniteGuard
+    moments: Moment
+    steps_per_epoch: int
+    total_steps: int
+    stop: StopRequests
+    watchdog: Watchdog
+    clock: Clock
+    meter: Meter
+    cursor: Cursor = field(default_factory=Cursor)
+    rate: float = 0.0
+    """Learning rate of the step under way."""
+    stopping: tuple[str, int] | None = None
+    """Reason and exit code once all ranks agreed to stop."""
+    ends_early: bool = False
+    """The early stop ended the run: its length is the step it has reached."""
+    is_spoilt: bool = False
+    """The weights are not finite and must not be published."""
+    rolled_back: bool = False
+    """The cursor went back; the loop must ask its source anew."""
+    highest_step: int = 0
+    """Farthest step that an earlier attempt is known to have reached."""
+    first_step: int = 0
+    """Step at which this attempt began."""
+    last_log: dict[str, float] = field(default_factory=dict)
+    """The time account at the last log point."""
+    last_checkpoint: tuple[Any, ...] | None = None
+    """What the last checkpoint held, so that the same state is not published twice."""
+    sample_ids: list[list[int]] = field(default_factory=list)
+    restored: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    """Tensors of a checkpoint between reading and receiving; first rank only."""
+    foreign: bool = False
+    """Model, optimizer and loaders came from outside through `train(...)`."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the run has reached its length."""
+        return self.ends_early or self.cursor.step >= self.total_steps
+
+    @property
+    def prefetch_depth(self) -> int:
+        """Steps made ahead; a DataLoader from outside draws from the global generators, so it runs in line."""
+        return 0 if self.foreign else self.settings.prefetch
+
+    def taken_sample_ids(self) -> list[list[int]] | None:
+        """Sample indices of the steps since the last call, if they were asked for."""
+        taken, self.sample_ids = self.sample_ids, []
+        return taken or None
+
+    def emit(self, kind: type[Event], **values: Any) -> None:
+        """Make an event of this moment; nothing on the other ranks."""
+        if self.world.is_first:
+            self.events.emit(kind(epoch=self.cursor.epoch, step=self.cursor.step, **values))
+
+    def capture(self) -> State:
+        """References to the whole state of the run, to be copied by the publisher before the next step."""
+        optimizer, scalars = optimizer_tensors(self.optimizer, self.model)
+        tensors: dict[str, dict[str, Tensor]] = {"model": dict(self.model.state_dict()), "optimizer": optimizer}
+        if self.ema:
+            tensors["ema"] = self.ema.tensors
+        scaler = self.precision.scaler
+        meta = {
+            "cursor": self.cursor.to_json(),
+            "optimizer": scalars,
+            "rates": [group["lr"] for group in self.optimizer.param_groups],
+            "schedule": self.schedule.state(),
+            "scaler": scaler.state_dict() if scaler else None,
+            "best": self.best.state(),
+            "early_stop": self.early_stop.record.state(),
+            "nonfinite": self.guard.used,
+            "seed": self.settings.seed,
+            "ends_early": self.ends_early,
+            "world_size": self.world.size,
+            "steps_per_epoch": self.steps_per_epoch,
+            "total_steps": self.total_steps,
+        }
+        return State(tensors=tensors, meta=meta)
+
+    def load(self, tensors: dict[str, dict[str, Tensor]], meta: dict[str, Any]) -> None:
+        """Put a captured state back; on every rank."""
+        self.model.load_state_dict(tensors["model"])
+        load_optimizer(self.optimizer, self.model, tensors["optimizer"], meta["optimizer"])
+        if self.ema:
+            # A run that switches the average on later starts it from the weights.
+            averages = tensors.get("ema", tensors["model"])
+            for name, target in self.ema.tensors.items():
+                target.copy_(averages[name])
+        if self.precision.scaler and meta["scaler"]:
+            self.precision.scaler.load_state_dict(meta["scaler"])
+        if self.foreign:
+            for group, rate in zip(self.optimizer.param_groups, meta["rates"], strict=True):
+                group["lr"] = rate
+        self.schedule.load(meta["schedule"])
+        self.best.load(meta["best"])
+        self.early_stop.record.load(meta["early_stop"])
+        self.guard.used = meta["nonfinite"]
+        self.cursor = Cursor.from_json(meta["cursor"])
+        self.ends_early = meta["ends_early"]

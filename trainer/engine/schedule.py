@@ -1,0 +1,108 @@
+"""The learning rate over the run, as a factor on the base rate.
+
+All but the plateau are pure functions of the number of updates done (first step t = 0), so there is nothing to save.
+With warm-up W, run length T, u = t - W, P = max(1, T - W), floor f:
+
+    warm-up       w + (1 - w) t / W                  cosine  f + (1 - f) (1 + cos(pi u / P)) / 2
+    inverse_sqrt  min(s / W, sqrt(W / s)), s = t + 1  linear  1 - (1 - f) u / P
+"""
+
+import math
+from typing import Any
+
+from trainer.config.expressions import Amount, Curve
+from trainer.config.settings import ScheduleSettings
+from trainer.telemetry.events import Metrics
+
+
+class Schedule:
+    """Resolved against the length of the run; `factor` is asked before each step."""
+
+    def __init__(
+        self, settings: ScheduleSettings, total_steps: int, steps_per_epoch: int, metric: str, mode: str
+    ) -> None:
+        self._settings = settings
+        self._metric, self._mode = metric, mode
+        self._total, self._per_epoch = total_steps, steps_per_epoch
+        self._warmup = math.ceil(Amount.parse(settings.warmup).steps(total_steps, steps_per_epoch))
+        self._curve = Curve.parse(settings.curve) if settings.name == "curve" and settings.curve else None
+        self.plateau = Plateau(settings) if settings.name == "plateau" else None
+
+    def factor(self, updates: int) -> float:
+        """Factor for the step that follows `updates` updates."""
+        if self._settings.name == "inverse_sqrt":
+            peak = max(1, self._warmup)
+            return min((updates + 1) / peak, math.sqrt(peak / (updates + 1)))
+        if updates < self._warmup:
+            start = self._settings.warmup_from
+            return (start + (1.0 - start) * updates / self._warmup) * (self.plateau.factor if self.plateau else 1.0)
+        return self._after_warmup(updates)
+
+    def _after_warmup(self, updates: int) -> float:
+        """The schedule proper."""
+        floor = self._settings.floor
+        share = (updates - self._warmup) / max(1, self._total - self._warmup)
+        match self._settings.name:
+            case "cosine":
+                return floor + (1.0 - floor) * (1.0 + math.cos(math.pi * min(share, 1.0))) / 2.0
+            case "linear":
+                return 1.0 - (1.0 - floor) * min(share, 1.0)
+            case "curve":
+                assert self._curve is not None
+                return self._curve.value(updates, self._total, self._per_epoch)
+            case "plateau":
+                assert self.plateau is not None
+                return self.plateau.factor
+            case _:
+                return 1.0
+
+    def see(self, name: str, metrics: Metrics) -> None:
+        """Show the plateau its metric, if this pass (`name`) measured it."""
+        pass_name, metric = self._metric.split("/", 1)
+        value = metrics.get(metric) if name == pass_name else None
+        if self.plateau and value is not None:
+            self.plateau.see(value, self._mode)
+
+    def epoch_done(self) -> None:
+        """Nothing hangs on epochs here; a scheduler that somebody brings along steps with them."""
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must keep (only the plateau has any)."""
+        return self.plateau.state() if self.plateau else {}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Inverse of `state`."""
+        if self.plateau and state:
+            self.plateau.load(state)
+
+
+class Plateau:
+    """Lowers the factor when a metric stops improving; the rule of torch's ReduceLROnPlateau (relative threshold)."""
+
+    def __init__(self, settings: ScheduleSettings) -> None:
+        self._settings = settings
+        self.factor = 1.0
+        self._best: float | None = None
+        self._bad_values = 0
+
+    def see(self, value: float, mode: str) -> bool:
+        """Take a new value of the metric (`mode` min or max); True when the factor was lowered."""
+        sign = 1.0 if mode == "min" else -1.0
+        if self._best is None or sign * value < sign * self._best - self._settings.threshold * abs(self._best):
+            self._best, self._bad_values = value, 0
+            return False
+        self._bad_values += 1
+        if self._bad_values <= self._settings.patience:
+            return False
+        self._bad_values = 0
+        lower = max(self._settings.floor, self.factor * self._settings.factor)
+        changed, self.factor = lower < self.factor, lower
+        return changed
+
+    def state(self) -> dict[str, Any]:
+        """Plain values for the checkpoint."""
+        return {"factor": self.factor, "best": self._best, "bad_values": self._bad_values}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Inverse of `state`."""
+        self.factor, self._best, self._bad_values = state["factor"], state["best"], state["bad_values"]

@@ -1,0 +1,206 @@
+"""One attempt of a run, from settings to exit code: what every door that trains goes through.
+
+    settings ─► world ─► task ─► run (store, attempt) ─► listeners ─► job ─► fit ─► finish ─► end of the attempt
+
+Whatever happens, the end of the attempt is in the store, unless the process was killed.
+"""
+
+import sys
+import traceback
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import torch
+
+from trainer.checkpoint.files import FileStore
+from trainer.checkpoint.publish import Publisher
+from trainer.checkpoint.run import Run, open_run
+from trainer.checkpoint.store import Store
+from trainer.checkpoint.stores import open_store
+from trainer.config.digest import digest, matters
+from trainer.config.notes import notes
+from trainer.config.settings import CommonSettings
+from trainer.engine.clock import Clock
+from trainer.engine.cursor import Cursor
+from trainer.engine.describe import run_started
+from trainer.engine.fit import fit
+from trainer.engine.job import Job
+from trainer.engine.setup import Parts, assemble, build_parts
+from trainer.engine.task import Task
+from trainer.engine.world import World, is_peer_loss, join_world
+from trainer.errors import InfrastructureError, RunError, Stopped, SupersededError, TrainerError
+from trainer.finish import finish
+from trainer.tasks.registry import load
+from trainer.telemetry.bus import Bus
+from trainer.telemetry.events import AttemptEnded, Metrics, Noted
+from trainer.telemetry.listeners import listeners
+from trainer.telemetry.reading import Record, highest, read_records
+
+_STOPS: dict[int, type[TrainerError]] = {
+    error.exit_code: error for error in (Stopped, InfrastructureError, SupersededError, RunError)
+}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A complete run: its name, its results by pass, and its files by kind (first rank only)."""
+
+    run: str
+    results: dict[str, Metrics] = field(default_factory=dict)
+    paths: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Attempt:
+    """What the first rank holds besides the job; the other ranks have an empty one."""
+
+    clock: Clock = field(default_factory=Clock)
+    run: Run | None = None
+    bus: Bus = field(default_factory=Bus)
+    publisher: Publisher | None = None
+    job: Job | None = None
+    history: list[Record] = field(default_factory=list)
+    """Ledger records of earlier attempts."""
+
+    def end(self, code: int, reason: str) -> None:
+        """Write the last record of the attempt and let go of everything; safe after any failure."""
+        if self.run is None:
+            return
+        if self.publisher:
+            self.publisher.close()
+            self.publisher.poll()
+        cursor = self.job.cursor if self.job else Cursor()
+        seconds = self.clock.wall_seconds
+        self.bus.emit(AttemptEnded(epoch=cursor.epoch, step=cursor.step, code=code, reason=reason, seconds=seconds))
+        self.bus.close()
+        self.run.end(code, reason)
+
+
+def run_training(settings: CommonSettings) -> int:
+    """Train the task of the settings in this process; returns the exit code, an error is one line on stderr."""
+    try:
+        train_settings(settings)
+    except TrainerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def train_settings(settings: CommonSettings) -> Finished:
+    """Train the task of the settings. Raises the errors of `trainer.errors`, Stopped among them."""
+    world = join_world(settings)
+    try:
+        task = make_task(settings, world)
+        return train_task(task, settings, world)
+    finally:
+        world.leave()
+
+
+def make_task(settings: CommonSettings, world: World) -> Task:
+    """The task with its data; the first rank opens them first, because opening may pack them into a cache."""
+    create = load(settings.task).create
+    task: Task | None = create(settings) if world.is_first else None
+    world.wait_for_all()
+    return task or create(settings)
+
+
+def train_task(task: Task, settings: CommonSettings, world: World, parts: Parts | None = None) -> Finished:
+    """One attempt of a task whose data are open; `parts` are what a caller of `train(...)` brings along."""
+    attempt = Attempt()
+    try:
+        finished = go_through(task, settings, world, attempt, parts)
+    except BaseException as error:
+        known = translate(error, settings, world)
+        attempt.end(getattr(known, "exit_code", 1), str(known) or type(known).__name__)
+        if known is error:
+            raise
+        raise known from error
+    attempt.end(0, "complete")
+    return finished
+
+
+def go_through(task: Task, settings: CommonSettings, world: World, attempt: Attempt, parts: Parts | None) -> Finished:
+    """The attempt proper."""
+    if world.is_first:
+        open_attempt(task, settings, world, attempt)
+    name, is_complete = world.share((attempt.run.name, attempt.run.is_complete) if attempt.run else None)
+    if is_complete:
+        attempt.bus.emit(Noted(text=f"run {name} is complete already; nothing to do"))
+        return Finished(name)
+    parts = parts or build_parts(task, settings, world)
+    job = assemble(task, settings, world, parts, attempt.bus, attempt.run, attempt.publisher, attempt.clock)
+    attempt.job = job
+    job.highest_step = highest(attempt.history)
+    if job.run:
+        attempt.bus.emit(run_started(job))
+        for text in notes(settings):
+            job.emit(Noted, text=text)
+    outcome = fit(job)
+    if outcome.code:
+        raise _STOPS[outcome.code](outcome.reason)
+    results, paths = finish(job)
+    return Finished(name, results, paths)
+
+
+def open_attempt(task: Task, settings: CommonSettings, world: World, attempt: Attempt) -> None:
+    """Open the store, find or make the run, and set up who listens. First rank only."""
+    store = open_store(settings.run.store)
+    flat = matters(settings)
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    attempt.run = open_run(
+        store,
+        name=settings.run.name,
+        default_name=f"{settings.task}-{task.model_name}-{stamp}",
+        task=settings.task,
+        config=settings.model_dump(mode="json"),
+        matters=flat,
+        digest=digest(flat),
+        resume=settings.run.resume,
+        resume_with_changes=settings.run.resume_with_changes,
+        max_dead_attempts=settings.run.max_dead_attempts,
+        length={"num_epochs": settings.num_epochs, "max_steps": settings.max_steps},
+        events=attempt.bus.emit,
+    )
+    run = attempt.run
+    if run.is_complete:
+        return
+    attempt.history = ledger_of(store, run.name)
+    attempt.bus.add(
+        *listeners(
+            settings.telemetry,
+            put=lambda key, data: store.put(run.key(key), [data]),
+            emit=attempt.bus.emit,
+            run=run.name,
+            attempt=run.attempt,
+            folder=store.path / run.name if isinstance(store, FileStore) else None,
+            rules=getattr(task, "rules", None),
+            history=attempt.history,
+        )
+    )
+    attempt.publisher = Publisher(
+        run,
+        keep_last=settings.checkpoint.keep_last,
+        keep_best=settings.checkpoint.keep_best,
+        emit=attempt.bus.emit,
+        world_size=world.size,
+    )
+
+
+def ledger_of(store: Store, run: str) -> list[Record]:
+    """All records of a run in order."""
+    return read_records(lambda prefix: (entry.key for entry in store.entries(prefix)), store.get, f"{run}/")
+
+
+def translate(error: BaseException, settings: CommonSettings, world: World) -> BaseException:
+    """The error a user should see in place of one of torch's, if it is one that users meet."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return RunError(
+            f"the GPU has no memory left at batch_size {settings.batch_size} with accumulation "
+            f"{settings.accumulation}; raise accumulation or lower batch_size"
+        )
+    if world.size > 1 and is_peer_loss(error):
+        return InfrastructureError(f"lost another process of this run: {str(error).splitlines()[0]}")
+    return error

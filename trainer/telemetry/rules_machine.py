@@ -1,0 +1,76 @@
+"""Warning signs of the machine and the data path, as pure functions of a `Trace`; thresholds are fields."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from trainer.telemetry.rules import Finding, Severity, variation_of
+from trainer.telemetry.trace import Trace
+
+MIN_SECONDS = 5.0
+"""Windows shorter than this say nothing about speed: one page fault is a tenth of them."""
+
+
+@dataclass(frozen=True)
+class SlowData:
+    """Steps wait for their data."""
+
+    name: ClassVar[str] = "slow_data"
+    severity: ClassVar[Severity] = "warn"
+    max_share: float = 0.20
+    min_seconds: float = MIN_SECONDS
+
+    def check(self, trace: Trace) -> Finding | None:
+        """Look at the share of waiting in the window."""
+        window = trace.window(trace.window_steps)
+        seconds = sum(record["seconds"] for record in window)
+        if not window or seconds < self.min_seconds:
+            return None
+        share = sum(record["data_wait_seconds"] for record in window) / seconds
+        if share <= self.max_share:
+            return None
+        text = (
+            f"{share:.0%} of the time of the last {trace.window_steps} steps went into waiting for data: deeper "
+            f"prefetch, packed recordings (trainer prepare), or faster storage"
+        )
+        return Finding(text, {"share": share})
+
+
+@dataclass(frozen=True)
+class UnsteadySpeed:
+    """The speed jumps; evaluation and the first log point of an attempt do not count."""
+
+    name: ClassVar[str] = "unsteady_speed"
+    severity: ClassVar[Severity] = "note"
+    max_variation: float = 0.30
+    min_seconds: float = MIN_SECONDS
+
+    def check(self, trace: Trace) -> Finding | None:
+        """Look at the coefficient of variation of samples a second over the window."""
+        window = [record for record in trace.window(trace.window_steps) if record["step"] not in trace.first_steps]
+        if len(window) < 2 or sum(record["seconds"] for record in window) < self.min_seconds:
+            return None
+        speeds = [record["samples_per_second"] for record in window]
+        variation = variation_of(speeds)
+        if variation <= self.max_variation:
+            return None
+        text = (
+            f"speed jumps between {min(speeds):,.0f} and {max(speeds):,.0f} samples/s ({variation:.0%} around the "
+            f"mean): a slow rank, throttling, or other work on the machine"
+        )
+        return Finding(text, {"variation": variation})
+
+
+@dataclass(frozen=True)
+class CpuOnly:
+    """There is a GPU and the run does not use it; `environment["gpus"]` counts them."""
+
+    name: ClassVar[str] = "cpu_only"
+    severity: ClassVar[Severity] = "note"
+
+    def check(self, trace: Trace) -> Finding | None:
+        """Look at what the attempt said at its start."""
+        num_devices = trace.started.get("environment", {}).get("gpus", 0)
+        if not num_devices or not str(trace.started.get("device", "")).startswith("cpu"):
+            return None
+        text = f"training runs on the CPU although there are {num_devices} GPUs: set device to auto or cuda"
+        return Finding(text, {"gpus": num_devices})
