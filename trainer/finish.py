@@ -1,31 +1,148 @@
-"""What follows the last step: results with the best weights, exported model, report, COMPLETE."""
+"""What follows the last step: results with the best weights, exported model, report, COMPLETE.
 
-from torch import Tensor
+Nothing here can lose a trained model: what an export or a report lacks is said, and the run is complete without it.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
 
 from trainer.checkpoint import crash
-from trainer.checkpoint.restore import load_checkpoint
+from trainer.checkpoint.files import FileStore
+from trainer.checkpoint.restore import Restored, load_checkpoint
 from trainer.checkpoint.run import Run
+from trainer.checkpoint.store import Store
 from trainer.engine.checkpoints import load_weights
 from trainer.engine.job import Job
 from trainer.engine.passes import final_passes
-from trainer.telemetry.events import Metrics
+from trainer.errors import TrainerError
+from trainer.tasks.registry import TASKS, load
+from trainer.telemetry.events import ArtifactWritten, AttemptEnded, Metrics, Noted
+from trainer.telemetry.ledger import Ledger, record
+from trainer.telemetry.reading import read_run
+
+NUM_CHECKED_SAMPLES = 32
+"""Real samples on which an exported model is compared with the original."""
+_FLUSH_SECONDS = 30.0
+_CHUNK_BYTES = 4 << 20
+Paths = dict[str, str]
 
 
-def finish(job: Job) -> tuple[dict[str, Metrics], dict[str, str]]:
-    """Evaluate the best weights, export, report, mark the run complete; every rank takes part in the passes."""
+def finish(job: Job, ledger: Ledger | None) -> tuple[dict[str, Metrics], Paths]:
+    """Results by pass and the paths of what was written by kind; every rank takes part in the passes."""
     crash.point("before_finish")
-    weights = best_weights(job.run) if job.run else None
-    load_weights(job, weights)
+    best = best_checkpoint(job.run) if job.run else None
+    load_weights(job, best.tensors.get("ema", best.tensors["model"]) if best else None)
     results = final_passes(job)
-    paths: dict[str, str] = {}
-    if job.run:
-        job.run.complete({"step": job.cursor.step, "epoch": job.cursor.epoch, "best": job.best.state()})
+    paths: Paths = {}
+    if job.run and best and ledger:
+        steps = [lambda: export(job, best, results), lambda: report(job, ledger)]
+        if job.foreign:
+            steps.append(lambda: plain_weights(job, best))
+        for step in steps:
+            paths |= said_if_it_fails(job, step)
+        job.run.complete({"step": job.cursor.step, "epoch": job.cursor.epoch, "best": job.best.state(), "paths": paths})
     crash.point("after_finish")
     return results, paths
 
 
-def best_weights(run: Run) -> dict[str, Tensor]:
-    """Weights of the best checkpoint (their average where there is one); of the newest if no pass ever ran."""
+def best_checkpoint(run: Run) -> Restored:
+    """The best checkpoint; the newest if no pass ever measured the metric."""
     found = load_checkpoint(run.store, run.name, "best") or load_checkpoint(run.store, run.name, "latest")
-    assert found is not None, "a finished run has a checkpoint"
-    return found.tensors.get("ema", found.tensors["model"])
+    assert found is not None, "a run that reached its end has a checkpoint"
+    return found
+
+
+def said_if_it_fails(job: Job, step: Callable[[], Paths]) -> Paths:
+    """Paths of what the step wrote; a user's or the world's error becomes a note."""
+    try:
+        paths = step()
+    except TrainerError as error:
+        job.emit(Noted, text=f"left out: {error}")
+        return {}
+    for kind, path in paths.items():
+        job.emit(ArtifactWritten, kind=kind, path=path)
+    return paths
+
+
+def export(job: Job, best: Restored, results: dict[str, Metrics]) -> Paths:
+    """Write the model in the formats of `output.export` into the store, below `export/`."""
+    formats = job.settings.output.export
+    if job.task.name not in TASKS or not formats or job.run is None:
+        return {}
+    paths: Paths = {}
+    with tempfile.TemporaryDirectory(prefix="trainer-export-") as scratch:
+        written = load(job.task.name, "export").export_model(
+            job.settings,
+            job.task.info(),
+            best.tensors.get("ema", best.tensors["model"]),
+            Path(scratch),
+            formats,
+            samples=job.task.samples(NUM_CHECKED_SAMPLES),  # type: ignore[attr-defined]  # of tasks that export
+            epoch=max(1, best.epoch),
+            metrics=results,
+        )
+        for one in written:
+            key = job.run.key(f"export/{one.path.relative_to(scratch).as_posix()}")
+            job.run.store.put(key, chunks_of(one.path))
+            paths[f"model ({one.kind})"] = location(job.run.store, key)
+            if one.max_difference is not None:
+                text = f"{one.kind}: largest difference of a logit to torch {one.max_difference:.1e}"
+                job.emit(Noted, text=f"{text} over {one.num_clips} real samples")
+    return paths
+
+
+def report(job: Job, ledger: Ledger) -> Paths:
+    """Build the report out of the ledger and put it into the store, below `report/`."""
+    if not job.settings.output.report or job.run is None:
+        return {}
+    from trainer.report.build import PAGE, build_report
+
+    ledger.flush(_FLUSH_SECONDS)
+    # The end of the attempt is not in the ledger yet, but the page should not call a finished run a living one.
+    end = AttemptEnded(epoch=job.cursor.epoch, step=job.cursor.step, code=0, reason="complete", seconds=0.0)
+    stamps: dict[str, Any] = {"run": job.run.name, "attempt": job.run.attempt}
+    last = record(end, **stamps, wall=time.time(), mono=time.monotonic())
+    files = build_report([*read_run(job.run.store, job.run.name), last], task=job.task.name)
+    for name, content in files.items():
+        job.run.store.put(job.run.key(f"report/{name}"), [content])
+    return {"report": location(job.run.store, job.run.key(f"report/{PAGE}"))}
+
+
+def plain_weights(job: Job, best: Restored) -> Paths:
+    """The best weights of `train(...)` as people know them: a tensors-only `.pth` in a folder with a time stamp.
+
+    Beside it lie the diagnostics picture and the classification table, if the model gives class logits.
+    """
+    assert job.run is not None
+    store = job.run.store
+    top = store.path if isinstance(store, FileStore) else Path("checkpoints").absolute()
+    folder = top / f"checkpoint_{time.strftime('%b%d_%H-%M-%S')}-{job.task.model_name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{max(1, best.epoch)}.pth"
+    torch.save({"model": best.tensors.get("ema", best.tensors["model"])}, path)
+    for entry in store.entries(job.run.key("report/")):
+        if entry.key.endswith("-Model_Diagnostics.jpg"):
+            Path(f"{path}-Model_Diagnostics.jpg").write_bytes(store.get(entry.key))
+        elif entry.key.endswith("classification_report.csv"):
+            Path(f"{path} - classification_report.csv").write_bytes(store.get(entry.key))
+    return {"weights": str(path)}
+
+
+def location(store: Store, key: str) -> str:
+    """A path for a file store, relative to the working directory if it lies below; else the URL."""
+    if not isinstance(store, FileStore):
+        return f"{store.url}/{key}"
+    path = store.path / key
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def chunks_of(path: Path) -> Iterator[bytes]:
+    """A file in pieces."""
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            yield chunk

@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 
 import torch
 
+from trainer.checkpoint.attempts import get_json
 from trainer.checkpoint.files import FileStore
 from trainer.checkpoint.publish import Publisher
-from trainer.checkpoint.run import Run, open_run
-from trainer.checkpoint.store import Store
+from trainer.checkpoint.run import COMPLETE_FILE, Run, open_run
 from trainer.checkpoint.stores import open_store
 from trainer.config.digest import digest, matters
 from trainer.config.notes import notes
@@ -33,8 +33,9 @@ from trainer.finish import finish
 from trainer.tasks.registry import load
 from trainer.telemetry.bus import Bus
 from trainer.telemetry.events import AttemptEnded, Metrics, Noted
+from trainer.telemetry.ledger import Ledger
 from trainer.telemetry.listeners import listeners
-from trainer.telemetry.reading import Record, highest, read_records
+from trainer.telemetry.reading import Record, highest, read_run
 
 _STOPS: dict[int, type[TrainerError]] = {
     error.exit_code: error for error in (Stopped, InfrastructureError, SupersededError, RunError)
@@ -59,6 +60,7 @@ class Attempt:
     bus: Bus = field(default_factory=Bus)
     publisher: Publisher | None = None
     job: Job | None = None
+    ledger: Ledger | None = None
     history: list[Record] = field(default_factory=list)
     """Ledger records of earlier attempts."""
 
@@ -128,8 +130,7 @@ def go_through(task: Task, settings: CommonSettings, world: World, attempt: Atte
         open_attempt(task, settings, world, attempt)
     name, is_complete = world.share((attempt.run.name, attempt.run.is_complete) if attempt.run else None)
     if is_complete:
-        attempt.bus.emit(Noted(text=f"run {name} is complete already; nothing to do"))
-        return Finished(name)
+        return complete_already(settings, attempt, name)
     parts = parts or build_parts(task, settings, world)
     job = assemble(task, settings, world, parts, attempt.bus, attempt.run, attempt.publisher, attempt.clock)
     attempt.job = job
@@ -141,8 +142,17 @@ def go_through(task: Task, settings: CommonSettings, world: World, attempt: Atte
     outcome = fit(job)
     if outcome.code:
         raise _STOPS[outcome.code](outcome.reason)
-    results, paths = finish(job)
+    results, paths = finish(job, attempt.ledger)
     return Finished(name, results, paths)
+
+
+def complete_already(settings: CommonSettings, attempt: Attempt, name: str) -> Finished:
+    """Nothing is left to do; where everything is stands in COMPLETE."""
+    if attempt.run is None:
+        return Finished(name)
+    record = get_json(attempt.run.store, attempt.run.key(COMPLETE_FILE)) or {}
+    print(f"run {name} in {settings.run.store} is complete already; more num_epochs or max_steps go on with it")
+    return Finished(name, paths=record.get("paths", {}))
 
 
 def open_attempt(task: Task, settings: CommonSettings, world: World, attempt: Attempt) -> None:
@@ -167,19 +177,19 @@ def open_attempt(task: Task, settings: CommonSettings, world: World, attempt: At
     run = attempt.run
     if run.is_complete:
         return
-    attempt.history = ledger_of(store, run.name)
-    attempt.bus.add(
-        *listeners(
-            settings.telemetry,
-            put=lambda key, data: store.put(run.key(key), [data]),
-            emit=attempt.bus.emit,
-            run=run.name,
-            attempt=run.attempt,
-            folder=store.path / run.name if isinstance(store, FileStore) else None,
-            rules=getattr(task, "rules", None),
-            history=attempt.history,
-        )
+    attempt.history = read_run(store, run.name)
+    found = listeners(
+        settings.telemetry,
+        put=lambda key, data: store.put(run.key(key), [data]),
+        emit=attempt.bus.emit,
+        run=run.name,
+        attempt=run.attempt,
+        folder=store.path / run.name if isinstance(store, FileStore) else None,
+        rules=getattr(task, "rules", None),
+        history=attempt.history,
     )
+    attempt.bus.add(*found)
+    attempt.ledger = next(listener for listener in found if isinstance(listener, Ledger))
     attempt.publisher = Publisher(
         run,
         keep_last=settings.checkpoint.keep_last,
@@ -187,11 +197,6 @@ def open_attempt(task: Task, settings: CommonSettings, world: World, attempt: At
         emit=attempt.bus.emit,
         world_size=world.size,
     )
-
-
-def ledger_of(store: Store, run: str) -> list[Record]:
-    """All records of a run in order."""
-    return read_records(lambda prefix: (entry.key for entry in store.entries(prefix)), store.get, f"{run}/")
 
 
 def translate(error: BaseException, settings: CommonSettings, world: World) -> BaseException:

@@ -60,9 +60,8 @@ def train(
     world = World(device=chosen) if rank < 0 else World(dist.get_rank(), dist.get_world_size(), device=chosen)
     inner = model.module if isinstance(model, DistributedDataParallel) else model
     inner.to(chosen)
-    settings = load_settings(settings_class=PlainSettings, environ=os.environ).settings
-    settings.num_epochs = num_epochs
-    settings.fingerprint = fingerprint(inner, optimizer, scheduler)
+    flags = {"num_epochs": num_epochs, "fingerprint": fingerprint(inner, optimizer, scheduler)}
+    settings = load_settings(environ=os.environ, flags=flags, settings_class=PlainSettings).settings
     task = ForeignTask(inner, loss, val_dl, world, settings.seed, num_classes_of(inner))
     parts = Parts(
         model=inner,
@@ -72,7 +71,7 @@ def train(
         module=StepModule(task, model, carries_flags=False),
     )
     finished = train_task(task, settings, world, parts)
-    return finished.weights
+    return finished.paths.get("weights")
 
 
 def main() -> int:

@@ -3,6 +3,7 @@
 Takes long at its full size (75,300 recordings, about 5 GB of disk); BENCH_REPETITIONS=2 is a quick look.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,7 @@ from tests.bench import size
 from tests.bench.memory import watching
 from tests.bench.turns import print_table
 
+ROOT = Path(__file__).resolve().parents[2]
 WORDS, SIGNERS = 502, 3
 LIMIT_GB = 2.0
 TRAINER = [sys.executable, "-c", "import sys; from trainer.cli import main; sys.exit(main())"]
@@ -21,7 +23,8 @@ TRAINER = [sys.executable, "-c", "import sys; from trainer.cli import main; sys.
 def watched(arguments: list[str], folder: Path) -> tuple[float, float]:
     """Seconds and peak RssAnon in GB of one trainer command; its error ends the benchmark."""
     started = time.perf_counter()
-    process = subprocess.Popen([*TRAINER, *arguments], cwd=folder, stdout=subprocess.DEVNULL)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}  # the folder is another one, the checkout the same
+    process = subprocess.Popen([*TRAINER, *arguments], cwd=folder, stdout=subprocess.DEVNULL, env=environment)
     with watching(process.pid, every_seconds=0.02) as peak:
         code = process.wait()
     if code:

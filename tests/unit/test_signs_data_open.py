@@ -2,11 +2,12 @@
 
 import csv
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from tests.signs_layouts import data_settings, make_clips, source_at, stream_of, write_mmap, write_npz
+from tests.signs_layouts import data_settings, make_clips, source_at, stream_of, write_labels, write_mmap, write_npz
 from trainer.config.signs import SchemaSettings, SignsData
 from trainer.errors import DataError, SettingsError
 from trainer.tasks.signs.pack import BadSamples, pack
@@ -190,6 +191,28 @@ def test_a_source_is_packed_once_and_again_when_it_changes(three_kinds, tmp_path
     changed = open_recordings(settings, cache=tmp_path / "cache", note=notes.append)
     assert changed.path != first.path
     assert changed.lengths[0] == 7
+
+
+def test_of_several_that_start_together_one_packs(three_kinds, tmp_path):
+    notes = []
+    settings = data_settings(three_kinds, dataset_schema=GLOVE)
+    with ThreadPoolExecutor(4) as pool:
+        starts = [pool.submit(open_recordings, settings, cache=tmp_path / "cache", note=notes.append) for _ in range(4)]
+    assert len({start.result().path for start in starts}) == 1
+    assert len(notes) == 1
+
+
+def test_a_path_beside_generated_data_is_refused(tmp_path):
+    with pytest.raises(SettingsError, match=r"data\.layout is synthetic, which reads no files"):
+        open_recordings(data_settings(tmp_path, layout="synthetic"))
+
+
+def test_a_label_file_that_comes_later_is_seen(tmp_path):
+    write_npz(tmp_path / "data", make_clips([1]))
+    before = open_recordings(data_settings(tmp_path / "data"), cache=tmp_path / "cache")
+    write_labels(tmp_path / "data")
+    after = open_recordings(data_settings(tmp_path / "data"), cache=tmp_path / "cache")
+    assert [before.classes[0].name, after.classes[0].name] == ["0001", "0"]
 
 
 def test_skipped_samples_are_told(three_kinds, tmp_path):

@@ -65,6 +65,17 @@ def test_epoch_and_pass_lines_stand_below_each_other() -> None:
     assert val == "step 10      val    loss 0.9000  top1 0.5000  (1.0 s)  new best"
 
 
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_an_epoch_and_its_pass_are_one_line_each_on_any_terminal(width: int) -> None:
+    metrics = {"top1": 0.5, "top5": 0.5, "macro_f1": 0.5}
+    started = run_started(metrics=dict.fromkeys(["loss", *metrics], "max"))
+    text = plain(shown(started, pass_done(10, 0.9, is_best=True, metrics=metrics), terminal=True, width=width))
+    (line,) = (line for line in text.splitlines() if "new best" in line)
+    assert len(line.rstrip()) <= width
+    assert line.startswith("step 10")
+    assert ("macro_f1" in line) == (width >= 100)
+
+
 def test_step_lines_are_thinned_out_on_a_fast_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "LINE_SECONDS", 3600.0)
     text = shown(run_started(), *(step_done(step) for step in range(20, 200, 20)))

@@ -176,6 +176,8 @@ def test_what_a_killed_attempt_did_not_account_for_is_rebuilt_from_its_records()
 def test_records_that_claim_more_than_the_clock_are_cut_to_it() -> None:
     account = time_account(records_of(run_started(), step_done(20, seconds=30.0), each=3.0))
     assert sum(account.values()) == pytest.approx(3)
+    assert account["idle"] == 0
+    assert account["productive"] == pytest.approx(3 * 29.9 / 30)
 
 
 def test_steps_trained_before_count_as_redone() -> None:

@@ -43,9 +43,13 @@ class Snapshot:
     parts: dict[str, tuple[Layout, Tensor]]
     """By part: the layout and its slice of the flat buffer."""
     meta_json: bytes
-    cursor: Any
     model_metadata: dict[str, str]
     size_bytes: int
+
+    @property
+    def cursor(self) -> Any:
+        """`cursor` of the state's meta, for the manifest."""
+        return json.loads(self.meta_json).get("cursor")
 
     def files(self) -> Iterator[tuple[str, Iterator[Chunk]]]:
         """Name and bytes of every file, in the order in which they are written."""
@@ -94,10 +98,9 @@ class HostBuffers:
             if device.type == "cuda":
                 torch.cuda.current_stream(device).synchronize()
         point("after_copy")
-        meta_json = json.dumps(state.meta, indent=1, sort_keys=True).encode()
-        meta = json.loads(meta_json)
+        meta_json = json.dumps(state.meta, sort_keys=True).encode()
         size_bytes = plan.size_bytes + len(meta_json)
-        return Snapshot(dict(self._parts), meta_json, meta.get("cursor"), dict(state.model_metadata), size_bytes)
+        return Snapshot(dict(self._parts), meta_json, dict(state.model_metadata), size_bytes)
 
     def _prepare(self, state: State) -> _Plan:
         signature = _signature(state.tensors)

@@ -11,4 +11,4 @@ class PlainSettings(CommonSettings):
 
     task: Literal["plain"] = setting("plain")
     fingerprint: str | None = setting(None)
-    """What the caller brought (parameter names and shapes, optimizer, scheduler), so that other things are another run."""
+    """What the caller brought (weights by name and shape, optimizer, scheduler), so that others are another run."""

@@ -8,7 +8,7 @@ import hashlib
 import inspect
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
@@ -56,13 +56,13 @@ class ForeignTask:
     seed: int
     num_classes: int | None
     name: str = "plain"
-    model_name: str = "model"
+    model_name: str = field(init=False)
+    metrics: Mapping[str, str] = field(init=False)
     best_metric: str = "val/loss"
 
-    @property
-    def metrics(self) -> Mapping[str, str]:
-        """Loss always, accuracy for class logits."""
-        return {"loss": "min", "top1": "max"} if self.num_classes else {"loss": "min"}
+    def __post_init__(self) -> None:
+        self.model_name = plain_name(self.model, self.num_classes)
+        self.metrics = {"loss": "min", "top1": "max"} if self.num_classes else {"loss": "min"}
 
     def build_model(self) -> nn.Module:
         """The model as it came."""
@@ -228,6 +228,14 @@ def num_classes_of(model: nn.Module) -> int | None:
     """The model's `num_classes`, if it says so: then its output is taken for class logits `[batch, classes]`."""
     number = getattr(model, "num_classes", None)
     return number if isinstance(number, int) and number > 1 else None
+
+
+def plain_name(model: nn.Module, num_classes: int | None) -> str:
+    """`signs_<classes>_<size>` as the plain trainer writes it, if the model says both; else its class's name."""
+    size = getattr(model, "model_size", None)
+    if num_classes is None or size is None:
+        return type(model).__name__
+    return f"signs_{num_classes}_{size.to_str() if hasattr(size, 'to_str') else size}"
 
 
 def fingerprint(model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any) -> str:

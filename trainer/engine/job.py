@@ -140,10 +140,10 @@ class Job:
         taken, self.sample_ids = self.sample_ids, []
         return taken or None
 
-    def emit(self, kind: type[Event], **values: Any) -> None:
+    def emit(self, event: type[Event], /, **values: Any) -> None:
         """Make an event of this moment; nothing on the other ranks."""
         if self.world.is_first:
-            self.events.emit(kind(epoch=self.cursor.epoch, step=self.cursor.step, **values))
+            self.events.emit(event(epoch=self.cursor.epoch, step=self.cursor.step, **values))
 
     def capture(self) -> State:
         """References to the whole state of the run, to be copied by the publisher before the next step."""

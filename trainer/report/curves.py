@@ -5,6 +5,7 @@ a faint line of bin means, a strong one smoothed over its neighbours; gaps stay 
 """
 
 from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from trainer.telemetry.reading import select
 MAX_POINTS = 600
 """Points of a drawn curve: about one for each pixel of the picture."""
 NUM_SHOWN_METRICS = 4
+MAX_METRICS = 12
+"""Metrics that get a picture (0.2 s each); a task may declare one for each of many signers."""
 MAX_TICKS = 80
 """Checkpoint ticks on the loss picture; of more only every n-th is drawn."""
 
@@ -55,9 +58,10 @@ def _loss(view: RunView, draw: Draw) -> Picture:
 
 
 def _metrics(view: RunView, draw: Draw) -> list[Part]:
-    """The first metrics the task declares; further ones are folded away."""
+    """The first metrics the task declares; some further ones are folded away, all stand in the results."""
     names = [name for name in view.start.get("metrics", {}) if name != "loss"]
-    pictures = [picture for name in names if (picture := _metric(view, name, draw))]
+    drawn = (picture for name in names if (picture := _metric(view, name, draw)))
+    pictures = list(islice(drawn, MAX_METRICS))
     shown: list[Part] = [*pictures[:NUM_SHOWN_METRICS]]
     rest = pictures[NUM_SHOWN_METRICS:]
     return [*shown, Details(f"More metrics ({len(rest)})", rest)] if rest else shown

@@ -80,7 +80,8 @@ class Progress:
             self._bar = None
 
     def _begin(self, event: RunStarted) -> None:
-        self._run, self._names = event, shown_names(event.metrics)
+        width = self._console.width if self._console.is_terminal else 100
+        self._run, self._names = event, shown_names(event.metrics, width)
         processes = f"{event.world_size} process" + ("es" if event.world_size > 1 else "")
         passes = "".join(f", {name} {count:,}" for name, count in event.passes.items())
         self._print(f"run {event.run}, attempt {event.attempt}: {event.task} {event.model}", style="bold")

@@ -4,8 +4,6 @@ from collections.abc import Iterable, Mapping
 
 from trainer.telemetry.events import Metrics
 
-MAX_SHOWN_METRICS = 4
-
 
 def number(value: float | None, digits: int = 4) -> str:
     """A number with fixed decimals; `-` for one that does not exist."""
@@ -39,9 +37,9 @@ def size(num_bytes: float) -> str:
     return f"{num_bytes:.1f} TB"
 
 
-def shown_names(declared: Mapping[str, str]) -> list[str]:
-    """The metrics that fit on a line: `loss`, then the first that the task declares."""
-    return ["loss", *(name for name in declared if name != "loss")][:MAX_SHOWN_METRICS]
+def shown_names(declared: Mapping[str, str], width: int) -> list[str]:
+    """The metrics that fit on a line of `width` columns: `loss`, then the first that the task declares."""
+    return ["loss", *(name for name in declared if name != "loss")][: 4 if width >= 100 else 3]
 
 
 def metrics_text(metrics: Metrics, names: Iterable[str]) -> str:

@@ -21,8 +21,8 @@ def fast_dropout(x: Tensor, p: float) -> Tensor:
     draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64, device=x.device).random_(-(1 << 63), None)
     words = draws.view(torch.int16)[: x.numel()].view(x.shape)
     keep = words >= dropped - _WORDS // 2
-    # `where` keeps only the boolean mask for the backward pass, a product would keep it as floats.
-    return torch.where(keep, x, 0.0) * (_WORDS / (_WORDS - dropped))
+    # A product with the boolean mask keeps one byte an element for the backward pass; `where` takes three times as long.
+    return x * keep * (_WORDS / (_WORDS - dropped))
 
 
 class Dropout(nn.Module):

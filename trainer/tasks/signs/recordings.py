@@ -65,8 +65,15 @@ def open_recordings(
 
 
 def source_of(data: SignsData) -> Source:
-    """What the settings point to, as a stream. Raises DataError if there is nothing, or nothing known."""
+    """What the settings point to, as a stream.
+
+    Raises DataError if there is nothing, or nothing known, SettingsError for a path beside `layout: synthetic`.
+    """
     if data.layout == "synthetic":
+        if data.path is not None:
+            raise SettingsError(
+                f"data.layout is synthetic, which reads no files, but data.path is {data.path}: unset one"
+            )
         return synthetic_source(corpus_of(data))
     if data.path is None or not Path(data.path).exists():
         raise _missing(data)

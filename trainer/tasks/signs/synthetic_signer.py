@@ -94,8 +94,8 @@ def signer_of(seed: int, number: int, difficulty: float) -> Signer:
 LEFT_HANDED = 0.1
 """Share of left-handed people, reached from difficulty 0.5 on."""
 STRENGTH = 1.7
-"""How much difficulty 1 is, in units of the spreads below; chosen so that 0.5 costs simple classifiers a fifth to a
-quarter of an unseen signer's words while seen signers stay above 0.95."""
+"""How much difficulty 1 is, in units of the spreads below; chosen so that at 0.5 trees miss a fifth to a quarter of
+an unseen signer's recordings of ten words, while those of seen signers stay above 0.95."""
 ACCENT = 0.22
 """Probability at strength 1 that a signer has another variant of one given part of a word."""
 

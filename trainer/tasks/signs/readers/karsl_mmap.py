@@ -41,15 +41,16 @@ def open_source(path: Path, schema: Schema) -> Source:
     del schema  # the layout has one
     parts = [_open_part(path, split) for split in SPLITS if (path / f"{split}_X.mmap").is_file()]
     clips = [clip for part in parts for clip in part.clips]
+    classes = karsl_classes(path, sorted({word for word, _, _ in clips}))
     files = [file for file in path.iterdir() if file.is_file() and file.name.partition("_")[0] in SPLITS]
     return Source(
         layout="karsl_mmap",
         path=str(path),
         schema=Schema.preset("karsl"),
-        classes=karsl_classes(path, sorted({word for word, _, _ in clips})),
+        classes=classes,
         signers=sorted({f"{signer:02d}" for _, signer, _ in clips}),
         stream=lambda: _stream(parts),
-        key=listing_key(path, files),
+        key=listing_key(path, files, classes),
         num_recordings=len(clips),
     )
 

@@ -35,14 +35,15 @@ def open_source(path: Path, schema: Schema) -> Source:
         raise DataError(f"{path} has no <sign>.npz files")
     root = folders[0].parent
     words = sorted({word for _, word in files})
+    classes = karsl_classes(root, words)
     return Source(
         layout="karsl_npz",
         path=str(path),
         schema=Schema.preset("karsl"),
-        classes=karsl_classes(root, words),
+        classes=classes,
         signers=sorted({folder.name.partition("-")[0] for folder in folders}),
         stream=lambda: _stream(folders, words, files),
-        key=listing_key(root, files.values()),
+        key=listing_key(root, files.values(), classes),
     )
 
 
