@@ -7,7 +7,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -21,9 +20,8 @@ from trainer.engine.job import Job
 from trainer.engine.passes import final_passes
 from trainer.errors import TrainerError
 from trainer.tasks.registry import TASKS, load
-from trainer.telemetry.events import ArtifactWritten, AttemptEnded, Metrics, Noted
-from trainer.telemetry.ledger import Ledger, record
-from trainer.telemetry.reading import read_run
+from trainer.telemetry.events import ArtifactWritten, Metrics, Noted
+from trainer.telemetry.ledger import Ledger
 
 NUM_CHECKED_SAMPLES = 32
 """Real samples on which an exported model is compared with the original."""
@@ -100,17 +98,11 @@ def report(job: Job, ledger: Ledger) -> Paths:
     """Build the report out of the ledger and put it into the store, below `report/`."""
     if not job.settings.output.report or job.run is None:
         return {}
-    from trainer.report.build import PAGE, build_report
+    from trainer.report.build import write_report
 
     ledger.flush(_FLUSH_SECONDS)
-    # The end of the attempt is not in the ledger yet, but the page should not call a finished run a living one.
-    end = AttemptEnded(epoch=job.cursor.epoch, step=job.cursor.step, code=0, reason="complete", seconds=0.0)
-    stamps: dict[str, Any] = {"run": job.run.name, "attempt": job.run.attempt}
-    last = record(end, **stamps, wall=time.time(), mono=time.monotonic())
-    files = build_report([*read_run(job.run.store, job.run.name), last], task=job.task.name)
-    for name, content in files.items():
-        job.run.store.put(job.run.key(f"report/{name}"), [content])
-    return {"report": location(job.run.store, job.run.key(f"report/{PAGE}"))}
+    page, *_ = write_report(job.run.store, job.run.name)
+    return {"report": location(job.run.store, page)}
 
 
 def plain_weights(job: Job, best: Restored) -> Paths:

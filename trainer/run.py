@@ -26,13 +26,14 @@ from trainer.engine.describe import run_started
 from trainer.engine.fit import fit
 from trainer.engine.job import Job
 from trainer.engine.setup import Parts, assemble, build_parts
+from trainer.engine.stop import StopRequests, signals_ask
 from trainer.engine.task import Task
 from trainer.engine.world import World, is_peer_loss, join_world
 from trainer.errors import InfrastructureError, RunError, Stopped, SupersededError, TrainerError
 from trainer.finish import finish
 from trainer.tasks.registry import load
 from trainer.telemetry.bus import Bus
-from trainer.telemetry.events import AttemptEnded, Metrics, Noted
+from trainer.telemetry.events import AttemptEnded, Metrics, Noted, TimeAccounted
 from trainer.telemetry.ledger import Ledger
 from trainer.telemetry.listeners import listeners
 from trainer.telemetry.reading import Record, highest, read_run
@@ -55,6 +56,7 @@ class Finished:
 class Attempt:
     """What the first rank holds besides the job; the other ranks have an empty one."""
 
+    stop: StopRequests
     clock: Clock = field(default_factory=Clock)
     run: Run | None = None
     bus: Bus = field(default_factory=Bus)
@@ -72,6 +74,7 @@ class Attempt:
             self.publisher.close()
             self.publisher.poll()
         cursor = self.job.cursor if self.job else Cursor()
+        self.bus.emit(TimeAccounted(epoch=cursor.epoch, step=cursor.step, seconds=self.clock.account()))
         seconds = self.clock.wall_seconds
         self.bus.emit(AttemptEnded(epoch=cursor.epoch, step=cursor.step, code=code, reason=reason, seconds=seconds))
         self.bus.close()
@@ -111,9 +114,10 @@ def make_task(settings: CommonSettings, world: World) -> Task:
 
 def train_task(task: Task, settings: CommonSettings, world: World, parts: Parts | None = None) -> Finished:
     """One attempt of a task whose data are open; `parts` are what a caller of `train(...)` brings along."""
-    attempt = Attempt()
+    attempt = Attempt(stop=StopRequests(settings.run.deadline_seconds))
     try:
-        finished = go_through(task, settings, world, attempt, parts)
+        with signals_ask(attempt.stop):
+            finished = go_through(task, settings, world, attempt, parts)
     except BaseException as error:
         known = translate(error, settings, world)
         attempt.end(getattr(known, "exit_code", 1), str(known) or type(known).__name__)
@@ -132,7 +136,9 @@ def go_through(task: Task, settings: CommonSettings, world: World, attempt: Atte
     if is_complete:
         return complete_already(settings, attempt, name)
     parts = parts or build_parts(task, settings, world)
-    job = assemble(task, settings, world, parts, attempt.bus, attempt.run, attempt.publisher, attempt.clock)
+    job = assemble(
+        task, settings, world, parts, attempt.bus, attempt.run, attempt.publisher, attempt.clock, attempt.stop
+    )
     attempt.job = job
     job.highest_step = highest(attempt.history)
     if job.run:

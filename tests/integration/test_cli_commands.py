@@ -138,13 +138,14 @@ def test_another_run_of_that_name_is_not_overwritten(store, tmp_path, capsys):
 
 def test_a_promoted_checkpoint_survives_pruning(store, capsys):
     url = f"file://{store}"
-    first = as_json(capsys, "checkpoints", "list", "first", "--store", url)[0]["name"]
-    as_json(capsys, "checkpoints", "promote", "first", "--checkpoint", first, "--store", url)
+    listed = [one["name"] for one in as_json(capsys, "checkpoints", "list", "first", "--store", url)]
+    done = as_json(capsys, "checkpoints", "promote", "first", "--checkpoint", listed[0], "--store", url)
+    assert done["checkpoint"] == listed[1], "of the two at this step the newer one stays"
     main(["checkpoints", "prune", "first", "--keep-last", "1", "--no-keep-best", "--store", url])
     capsys.readouterr()
     left = as_json(capsys, "checkpoints", "list", "first", "--store", url)
-    assert left[0]["name"] == first
-    assert left[0]["milestone"]
+    assert (left[0]["name"], left[0]["milestone"]) == (listed[1], True)
+    assert len(left) < len(listed)
     assert main(["checkpoints", "verify", "first", "--store", url]) == 0
 
 

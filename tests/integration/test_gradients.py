@@ -10,6 +10,7 @@ from tests.toy import ToyTask, free_port, toy_settings
 from trainer.engine.clock import Clock
 from trainer.engine.setup import assemble, build_parts
 from trainer.engine.step import backward
+from trainer.engine.stop import StopRequests
 from trainer.engine.world import join_world
 from trainer.telemetry.bus import Bus
 
@@ -18,7 +19,9 @@ def gradient(settings, step: int) -> Tensor:
     """The reduced gradient of one step of the first epoch, flat."""
     world = join_world(settings)
     task = ToyTask(settings)
-    job = assemble(task, settings, world, build_parts(task, settings, world), Bus(), None, None, Clock())
+    job = assemble(
+        task, settings, world, build_parts(task, settings, world), Bus(), None, None, Clock(), StopRequests()
+    )
     backward(job, job.source.step(0, step))
     flat = torch.cat([parameter.grad.reshape(-1) for parameter in job.model.parameters()])
     world.leave()

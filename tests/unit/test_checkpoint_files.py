@@ -40,6 +40,21 @@ def test_what_was_put_comes_back_whole(store):
     assert hidden(store) == []
 
 
+def test_a_put_syncs_the_file_once_before_it_is_seen_and_the_folder_after(store, monkeypatch):
+    target = store.path / "r" / "x"
+    store.put("r/other", [b""])
+    synced = []
+    real = os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: (synced.append((os.path.isdir(f"/proc/self/fd/{fd}"), target.exists())), real(fd))
+    )
+    store.put("r/x", [b"1", b"2"])
+    assert synced == [(False, False), (True, True)]
+    synced.clear()
+    store.delete(["r/x"])
+    assert synced == [(True, False)]
+
+
 def test_a_second_put_replaces_and_only_new_refuses(store):
     store.put("k", [b"1"])
     store.put("k", [b"2"])
@@ -127,7 +142,7 @@ def test_a_read_failure_is_not_a_missing_object(store, monkeypatch):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(Path, "read_bytes", fail)
-    with pytest.raises(InfrastructureError, match="cannot read .*r/x: Input/output error"):
+    with pytest.raises(InfrastructureError, match=r"cannot read .*r/x: Input/output error"):
         store.get("r/x")
 
 

@@ -5,7 +5,8 @@ import pytest
 from trainer.checkpoint.manifest import FileRecord, FolderName, Manifest, ManifestError
 
 MANIFEST = Manifest(
-    step=12, epoch=1, attempt="0001-abcdef", sequence=3, world_size=2, cursor={"step": 12}, created="2026-01-01T00:00:00Z",
+    step=12, epoch=1, attempt="0001-abcdef", sequence=3, world_size=2, cursor={"step": 12},
+    created="2026-01-01T00:00:00Z",
     files={"model.safetensors": FileRecord(10, "00" * 32), "state.json": FileRecord(2, "11" * 32)}, is_best=True,
 )  # fmt: skip
 
@@ -37,7 +38,12 @@ def test_a_newer_format_is_refused_by_its_number():
 
 
 def test_folder_names_read_back_and_sort_like_their_text_behind_a_slash():
-    names = [FolderName(5, 1, "ffffff"), FolderName(5, 1, "ffffff", 1), FolderName(5, 2, "000000"), FolderName(40, 1, "a1b2c3")]
+    names = [
+        FolderName(5, 1, "ffffff"),
+        FolderName(5, 1, "ffffff", 1),
+        FolderName(5, 2, "000000"),
+        FolderName(40, 1, "a1b2c3"),
+    ]
     assert [FolderName.parse(str(name)) for name in names] == names
     assert sorted(f"{name}/" for name in names) == [f"{name}/" for name in sorted(names)]
     for text in ("000000000005-0001-ffffff.1", "5-0001-ffffff", "000000000005-0001-xyzxyz", "latest"):

@@ -64,7 +64,7 @@ def test_draws_depend_on_key_and_index_only():
     whole = uniform(9, np.arange(100), 5)
     assert np.array_equal(whole[[7, 3]], uniform(9, np.array([7, 3]), 5))
     assert not np.array_equal(whole, uniform(10, np.arange(100), 5))
-    assert 0.0 <= whole.min()
+    assert whole.min() >= 0.0
     assert whole.max() < 1.0
 
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.config.expressions import Amount, Curve, Patience, Trigger
+from trainer.errors import SettingsError
 
 
 @pytest.mark.parametrize(
@@ -41,6 +42,7 @@ def test_an_amount_is_exact(text, total, per_epoch, steps):
         ("every: 500 steps", 1200, 10, [500, 1000]),
         ("at: 10%", 120, 10, [12]),
         ("at 10%, 50, 1 epoch", 120, 30, [12, 30, 50]),
+        ("at 12.5%", 20, 5, [3]),
         ("every 1/2 steps", 3, 1, [1, 2, 3]),
         ("every 100 from 50 to 350", 1000, 10, [50, 150, 250, 350]),
         ("every 100 steps from 0", 300, 10, [100, 200, 300]),
@@ -149,7 +151,7 @@ def test_a_wrong_curve_says_what_is_wrong(text, says):
 def test_knots_in_mixed_units_are_checked_against_the_run():
     curve = Curve.parse("1 @ 5 epochs, 0 @ 50%")
     assert curve.value(75, 200, 10) == 0.5
-    with pytest.raises(ValueError, match="out of order in a run of 60 steps"):
+    with pytest.raises(SettingsError, match="out of order in a run of 60 steps"):
         curve.value(0, 60, 10)
 
 

@@ -116,7 +116,8 @@ def test_folds_leave_each_signer_out_once():
     assert [name for name, _ in made] == data.signers
     for name, settings in made:
         parts = split(data, settings)
-        assert {data.signers[i] for i in data.signer[parts["val"]]} == {name}
-        assert len(parts["train"]) + len(parts["val"]) == 400
+        assert {data.signers[i] for i in data.signer[parts["test"]]} == {name}
+        assert name not in {data.signers[i] for part in ("train", "val") for i in data.signer[parts[part]]}
+        assert sum(len(rows) for rows in parts.values()) == 400
     with pytest.raises(DataError, match="one signer only"):
         folds(recordings(num_signers=1), SplitSettings())

@@ -15,6 +15,7 @@ from trainer.engine.clock import Clock
 from trainer.engine.job import Job
 from trainer.engine.passes import final_passes
 from trainer.engine.setup import assemble, build_parts
+from trainer.engine.stop import StopRequests
 from trainer.engine.task import Task
 from trainer.engine.world import World, join_world
 from trainer.errors import RunError, SettingsError
@@ -72,4 +73,4 @@ def _job(saved: Saved, world: World) -> Job:
                 f"checkpoint {saved.checkpoint.key} does not fit: {name} is {list(tensor.shape)} for these data and "
                 f"settings, {list(saved.weights[name].shape) if name in saved.weights else 'missing'} in the checkpoint"
             )
-    return assemble(saved.task, saved.settings, world, parts, Bus(), None, None, Clock())
+    return assemble(saved.task, saved.settings, world, parts, Bus(), None, None, Clock(), StopRequests())

@@ -64,10 +64,13 @@ def copy_run(source: Store, target: Store, run: str, which: str) -> FolderName:
 
 
 def promote(store: Store, run: str, which: str) -> FolderName:
-    """Make a checkpoint a milestone, which retention never removes. Raises RunError when its owner is alive."""
+    """Make a checkpoint a milestone, which retention never removes. Raises RunError when its owner is alive.
+
+    Of several checkpoints at one step (before and after a pass, weights alike) the newest is the one that stays.
+    """
     if not store.claim(f"{run}/{OWNER_LOCK}"):
         raise RunError(f"run {run} in {store.url} is being trained; stop it first, or set checkpoint.milestones")
-    name = find_checkpoint(store, run, which)
+    name = find_checkpoint(store, run, str(find_checkpoint(store, run, which).step))
     manifest = read_manifest_or_raise(store, run, name)
     assert manifest is not None, "find_checkpoint gives checkpoints only"
     kept = replace(manifest, milestone=True)

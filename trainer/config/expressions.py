@@ -7,7 +7,7 @@
 
 A number may be a decimal or a fraction (`100/3 %`); "each" is "every"; a colon may follow either ("at: 10%").
 Everything is a pure function of (steps done, T = steps of the run, U = steps of an epoch), so nothing about past
-firings is stored and a resumed run decides what the uninterrupted one would have. All errors are ValueError.
+firings is stored and a resumed run decides what the uninterrupted one would have. A wrong text is a ValueError.
 Known answers: 5 % of T 120 is 6; "every 100/3 %" of T 100 fires at 34, 67, 100.
 """
 
@@ -19,6 +19,8 @@ from difflib import get_close_matches
 from fractions import Fraction
 from itertools import pairwise
 from typing import Literal, NamedTuple, Self
+
+from trainer.errors import SettingsError
 
 UNITS = {"": "steps", "step": "steps", "steps": "steps", "%": "%", "epoch": "epochs", "epochs": "epochs"}
 SHAPES: tuple[Literal["linear", "cosine", "hold"], ...] = ("linear", "cosine", "hold")
@@ -179,7 +181,7 @@ class Curve:
         return cls(knots, shape or "linear")
 
     def value(self, step: int, total_steps: int, steps_per_epoch: int) -> float:
-        """The value for the step after `step` updates. ValueError if these lengths put knots out of order."""
+        """The value for the step after `step` updates. SettingsError if these lengths put knots out of order."""
         lengths = Lengths(total_steps, steps_per_epoch)
         if lengths not in self._resolved:
             self._resolved[lengths] = self._resolve(lengths)
@@ -197,7 +199,7 @@ class Curve:
         exact = [amount.steps(*lengths) for _, amount in self.knots]
         if any(left >= right for left, right in pairwise(exact)):
             places = ", ".join(f"{float(place):g}" for place in exact)
-            raise ValueError(
+            raise SettingsError(
                 f"the knots of a curve are out of order in a run of {lengths.total_steps} steps, "
                 f"{lengths.steps_per_epoch} an epoch: they fall on steps {places}; use one unit or train longer"
             )

@@ -84,6 +84,7 @@ class SplitSettings(Section):
     val_signers: list[str] = setting([], flag="--val_signers")
     """Signers held out for validation; implies `by: signer`."""
     test_signers: list[str] = setting([], flag="--test_signers")
+    """Signers held out for the test at the end; without `val_signers`, clips of the others validate."""
     """Signers held out for the test at the end; implies `by: signer`."""
     seed: int = setting(42, ge=0)
     use_given: bool = setting(True)
@@ -93,10 +94,10 @@ class SplitSettings(Section):
 class SignsData(Section):
     """Where the recordings are and how they are read."""
 
-    path: str | None = setting(None, flag="--data")
+    path: str | None = setting(None, flag="--data", matters=False)
     """A packed folder, a KArSL folder (`karsl-kps` or memory-mapped), the Auslan files, or a folder with index.csv."""
     digest: str | None = setting(None)
-    """Filled in from the packed header when the run is made, so that other data are another run."""
+    """Of the packed data; filled in when the run is made, so that other data are another run, wherever they lie."""
     layout: Literal["auto", "packed", "karsl_npz", "karsl_mmap", "auslan", "open", "synthetic"] = setting("auto")
     signers: list[str] = setting([], flag="--signers")
     """Signers to use; empty means all."""

@@ -6,6 +6,7 @@ from importlib import metadata
 
 import torch
 
+from trainer.checkpoint.manifest import software
 from trainer.config.digest import digest, matters
 from trainer.engine.job import Job
 from trainer.telemetry.events import RunStarted
@@ -48,13 +49,7 @@ def device_name(device: torch.device) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of what decides results."""
-    found = {"python": platform.python_version()}
-    for package in ("signs-trainer", "torch", "numpy", "safetensors"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed as a package"
-    return found
+    return software() | {package: metadata.version(package) for package in ("numpy", "safetensors")}
 
 
 def environment() -> dict[str, str | int | None]:

@@ -20,7 +20,6 @@ from trainer.engine.memory import collect, collector_by_hand, empty_cache, freez
 from trainer.engine.passes import run_owed_passes
 from trainer.engine.source import StepBatch
 from trainer.engine.step import Mailbox, Verdict, train_step, warm_up
-from trainer.engine.stop import signals_ask
 from trainer.telemetry.events import NonFinite, Noted, Stopping
 
 
@@ -37,7 +36,7 @@ def fit(job: Job) -> Outcome:
 
     Raises the errors of `trainer.errors`; whatever happened before one is in the store up to the last checkpoint.
     """
-    with signals_ask(job.stop), job.watchdog.watching(), collector_by_hand():
+    with job.watchdog.watching(), collector_by_hand():
         go_on_from_checkpoint(job)
         if job.is_done and not job.cursor.owed:
             job.emit(Noted, text=f"the run has its {job.total_steps} steps already; nothing to train")
@@ -150,6 +149,7 @@ def at_boundary(job: Job, is_due: bool, ends_epoch: bool) -> None:
 
 def leave_loop(job: Job) -> Outcome:
     """Publish what is not yet published, wait for the first rank, and say how it ended."""
+    job.clock.switch("idle")
     if job.stopping is None:
         flush(job)
         return Outcome(0, "complete")

@@ -68,6 +68,7 @@ def assemble(
     run: Run | None,
     publisher: Publisher | None,
     clock: Clock,
+    stop: StopRequests,
 ) -> Job:
     """The job of this attempt; `run` and `publisher` are the first rank's."""
     per_epoch = parts.source.steps_per_epoch()
@@ -100,7 +101,7 @@ def assemble(
         moments=resolve_moments(settings, passes, total, per_epoch),
         steps_per_epoch=per_epoch,
         total_steps=total,
-        stop=StopRequests(settings.run.deadline_seconds),
+        stop=stop,
         watchdog=Watchdog(settings.watchdog),
         clock=clock,
         meter=Meter(world),

@@ -94,8 +94,8 @@ def is_peer_loss(error: BaseException) -> bool:
     """Whether an error of a collective says that another process is gone or silent."""
     if isinstance(error, (dist.DistBackendError, dist.DistNetworkError)):
         return True
-    signs = ("gloo", "Connection closed by peer", "Timed out waiting", "Connection reset by peer", "NCCL")
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+    marks = ("gloo", "Connection closed by peer", "Timed out waiting", "Connection reset by peer", "NCCL")
+    return isinstance(error, RuntimeError) and any(mark in str(error) for mark in marks)
 
 
 def choose_device(name: str, local_rank: int = 0, size: int = 1) -> torch.device:

@@ -103,7 +103,7 @@ def _optimizer(view: RunView, draw: Draw) -> list[Part]:
 def _gradients(view: RunView, draw: Draw) -> Picture:
     x = column(view.steps, "step")
     norm, highest = column(view.steps, "grad_norm"), column(view.steps, "max_grad_norm")
-    lines = [_thin(Line("largest since the last point", x, highest, draw.colors[5]))]
+    lines = [_thin(Line("largest since the last point", x, highest, draw.colors[5]), largest=True)]
     lines.append(_thin(Line("gradient norm", x, norm, draw.colors[0])))
     clip = (view.start.get("config", {}).get("optim") or {}).get("clip")
     if clip and len(x):
@@ -169,13 +169,13 @@ def _epoch_steps(view: RunView) -> int:
     return int(view.start.get("steps_per_epoch") or 0)
 
 
-def _thin(line: Line) -> Line:
-    """Means over at most `MAX_POINTS` neighbouring groups; a group without a value stays a gap."""
+def _thin(line: Line, largest: bool = False) -> Line:
+    """Means (or maxima) over at most `MAX_POINTS` groups of neighbours; a group without a value stays a gap."""
     if len(line.x) <= MAX_POINTS:
         return line
     groups = np.array_split(np.arange(len(line.x)), MAX_POINTS)
     x = np.array([line.x[group].mean() for group in groups])
-    y = np.array([_mean(line.y[group]) for group in groups])
+    y = np.array([_sum_up(line.y[group], largest) for group in groups])
     return Line(line.label, x, y, line.color, line.faint, line.dashed, line.points)
 
 
@@ -188,9 +188,11 @@ def _smooth(values: Floats, width: int) -> Floats:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def _mean(values: Floats) -> float:
+def _sum_up(values: Floats, largest: bool) -> float:
     finite = values[np.isfinite(values)]
-    return float(finite.mean()) if len(finite) else float("nan")
+    if not len(finite):
+        return float("nan")
+    return float(finite.max() if largest else finite.mean())
 
 
 def _spans_decades(values: Sequence[Floats]) -> bool:

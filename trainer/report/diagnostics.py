@@ -50,7 +50,7 @@ def diagnostics_picture(classification: Classification, title: str) -> bytes:
         grid = figure.add_gridspec(2, 2, width_ratios=(1, 1.55), height_ratios=(1.12, 1))
         figure.suptitle(plain(title, limit=140), fontsize=15, x=0.01, ha="left")
         _paint_heat(figure.add_subplot(grid[0, 0]), classification)
-        _paint_f1(figure.add_subplot(grid[0, 1]), result)
+        _paint_f1(figure.add_subplot(grid[0, 1]), classification, result)
         _paint_pairs(figure.add_subplot(grid[1, :]), classification)
 
     return render(paint, size=PICTURE_INCHES, kind="jpg", dpi=PICTURE_DPI)
@@ -80,8 +80,8 @@ def _grown(share: Floats) -> Floats:
     return grown
 
 
-def _paint_f1(axes: Any, result: Scores) -> None:
-    word = np.arange(1, len(result.f1_c) + 1)
+def _paint_f1(axes: Any, classification: Classification, result: Scores) -> None:
+    word = np.array([named.word for named in classification.classes])
     present = result.support_c > 0
     low = present & (result.f1_c < LOW_F1)
     size = 46 if len(word) <= 100 else 22
@@ -92,7 +92,7 @@ def _paint_f1(axes: Any, result: Scores) -> None:
         axes.scatter(
             word[~present], result.f1_c[~present], s=size, facecolors="none", edgecolors=MUTED, label="no sample"
         )
-    axes.set(ylim=(-0.05, 1.05), xlabel="class", ylabel="F1")
+    axes.set(ylim=(-0.05, 1.05), xlabel="word", ylabel="F1")
     axes.set_title(f"F1 by class, mean {result.macro[2]:.3f}, accuracy {result.accuracy:.3f}", fontsize=13, loc="left")
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
 

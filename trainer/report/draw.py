@@ -177,7 +177,7 @@ class Pencil:
         if len(rows) > LABELLED_CLASSES:
             size = (10.8, 8.9)
             return self.paint(
-                lambda axes: paint_dots(axes, counts), alt=alt, caption=caption, size=size, wide=True, raster=True
+                lambda axes: paint_dots(axes, counts, rows), alt=alt, caption=caption, size=size, wide=True, raster=True
             )
         side, wide = 2.0 + 0.3 * max(len(rows), 11), len(rows) > MAX_HALF_WIDTH_ROWS
         names = [plain(name) for name in rows], [plain(name) for name in columns]

@@ -32,8 +32,8 @@ def paint_cells(axes: Any, counts: NDArray[np.int64], rows: Sequence[str], colum
     _colorbar(axes, image, "share of the true class")
 
 
-def paint_dots(axes: Any, counts: NDArray[np.int64]) -> None:
-    """One dot a cell: confusions by the logarithm of their count, the diagonal by recall."""
+def paint_dots(axes: Any, counts: NDArray[np.int64], labels: Sequence[str]) -> None:
+    """One dot a cell: confusions by the logarithm of their count, the diagonal by recall; `labels` name some ticks."""
     from matplotlib.colors import LogNorm
 
     num_classes = len(counts)
@@ -58,8 +58,8 @@ def paint_dots(axes: Any, counts: NDArray[np.int64]) -> None:
     axes.set(xlim=(0, num_classes + 1), ylim=(num_classes + 1, 0), xlabel="predicted class", ylabel="true class")
     axes.set_aspect("equal")
     ticks = _ticks(num_classes)
-    axes.set_xticks(ticks)
-    axes.set_yticks(ticks)
+    axes.set_xticks(ticks, labels=[labels[tick - 1] for tick in ticks])
+    axes.set_yticks(ticks, labels=[labels[tick - 1] for tick in ticks])
     bar = _colorbar(axes, confusions, "confusions (log scale)")
     powers = [digit * 10**power for power in range(7) for digit in (1, 2, 5)]
     bar.set_ticks([value for value in powers if value <= scale.vmax])
@@ -99,7 +99,7 @@ def _strong(name: str) -> Any:
 
 
 def _ticks(num_classes: int) -> list[int]:
-    """Round class numbers, about `MAX_TICKS` of them, with the first one."""
+    """Round positions from 1, about `MAX_TICKS` of them, with the first one."""
     step = next(s for s in (5, 10, 20, 25, 50, 100, 200, 500, 1000, 10**9) if num_classes / s <= MAX_TICKS)
     return [1, *range(step, num_classes + 1, step)]
 

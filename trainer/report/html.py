@@ -111,7 +111,7 @@ def _row(row: Sequence[Cell], numeric: Sequence[bool], is_marked: bool) -> str:
 def _is_numeric(table: Table, column: int) -> bool:
     """Whether a column holds numbers only (and so stands at the right)."""
     cells = [row[column] for row in table.rows if row[column] is not None]
-    return bool(cells) and all(isinstance(cell, (int, float, Share)) for cell in cells)
+    return bool(cells) and all(isinstance(cell, (int, float)) for cell in cells)
 
 
 def _class(name: str, given: bool) -> str:

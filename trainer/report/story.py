@@ -8,7 +8,7 @@ import numpy as np
 
 from trainer.report.curves import speed_pictures
 from trainer.report.view import Attempt, RunView
-from trainer.tasks.page import Cell, Code, Details, Draw, Notice, Part, Picture, Section, Share, Table, Text
+from trainer.tasks.page import Beside, Cell, Code, Details, Draw, Notice, Part, Picture, Section, Share, Table, Text
 from trainer.telemetry.events import TIME_KINDS
 from trainer.telemetry.reading import Record, select
 from trainer.telemetry.text import duration, size
@@ -204,9 +204,7 @@ def _environment(start: dict[str, Any]) -> list[Part]:
     machine: list[list[Cell]] = [
         [name, Code(_show(value))] for name, value in flatten(start["environment"], {}).items()
     ]
-    parts: list[Part] = [Table(("newest attempt", ""), rows)]
-    if versions:
-        parts.append(Table(("version of", ""), versions))
+    parts: list[Part] = [Beside(Table(("newest attempt", ""), rows), Table(("version of", ""), versions))]
     return [*parts, Details("Machine", [Table(("", ""), machine)])] if machine else parts
 
 

@@ -66,8 +66,8 @@ class RunView:
 
     @property
     def name(self) -> str:
-        """Name of the run, or a dash when not even a first record is there."""
-        return str(self.all[-1]["run"]) if self.all else "-"
+        """Name of the run, which only its records know."""
+        return str(self.all[-1]["run"]) if self.all else "(no record yet)"
 
     @cached_property
     def steps(self) -> list[Record]:

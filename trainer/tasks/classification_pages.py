@@ -22,6 +22,7 @@ from trainer.tasks.classification import (
 )
 from trainer.tasks.page import (
     LABELLED_CLASSES,
+    Beside,
     Cell,
     Class,
     Classification,
@@ -39,6 +40,7 @@ from trainer.tasks.page import (
 
 NUM_PAIRS = 20
 NUM_ZOOMED = 24
+NUM_WORST = 10
 
 
 def pages(run: RunFacts, draw: Draw) -> Pages:
@@ -155,13 +157,15 @@ def _per_class(classification: Classification, result: Scores, draw: Draw) -> li
     absent = int(np.sum(~present))
     text = f"Mean F1 {result.f1_c[present].mean():.4f} of {int(present.sum())} classes; {low} of them below {LOW_F1}."
     if absent:
-        text += f" Without a sample, and 0 in the macro average {result.macro[2]:.4f} of the CSV table: {absent}."
+        text += f" {absent} without a sample count as 0 in the CSV table's macro average {result.macro[2]:.4f}."
     parts: list[Part] = [Text(text)]
     parts.append(
-        _f1_scatter(result, draw) if len(present) > LABELLED_CLASSES else _f1_bars(classification, result, draw)
+        _f1_scatter(classification, result, draw)
+        if len(present) > LABELLED_CLASSES
+        else _f1_bars(classification, result, draw)
     )
     if len(present) > LABELLED_CLASSES:
-        parts.append(_f1_histogram(result, draw))
+        parts.append(Beside(_f1_histogram(result, draw), _worst_table(classification, result)))
     return [*parts, Details("All classes", [_class_table(classification, result)])]
 
 
@@ -179,9 +183,9 @@ def _f1_bars(classification: Classification, result: Scores, draw: Draw) -> Pict
     )
 
 
-def _f1_scatter(result: Scores, draw: Draw) -> Picture:
+def _f1_scatter(classification: Classification, result: Scores, draw: Draw) -> Picture:
     def paint(axes: Any) -> None:
-        word = np.arange(1, len(result.f1_c) + 1)
+        word = np.array([named.word for named in classification.classes])
         present = result.support_c > 0
         low = present & (result.f1_c < LOW_F1)
         axes.axhline(LOW_F1, color=draw.muted, linewidth=0.9, linestyle="--")
@@ -193,7 +197,7 @@ def _f1_scatter(result: Scores, draw: Draw) -> Picture:
             axes.plot(
                 absent, np.zeros(len(absent)), "o", mfc="none", color=draw.muted, markersize=3.6, label="no sample"
             )
-        axes.set(xlabel="class", ylabel="F1", ylim=(-0.05, 1.05), xlim=(0, len(word) + 1))
+        axes.set(xlabel="word", ylabel="F1", ylim=(-0.05, 1.05), xlim=(word.min() - 2, word.max() + 2))
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3)
 
     return draw.paint(paint, alt="F1 of each class by its id", caption="F1 by class.", size=(12.0, 4.0), wide=True)
@@ -211,6 +215,16 @@ def _f1_histogram(result: Scores, draw: Draw) -> Picture:
         alt="How many classes have which F1",
         caption="How many classes have which F1.",
     )
+
+
+def _worst_table(classification: Classification, result: Scores) -> Table:
+    """The classes with samples whose F1 is the lowest, the worst first."""
+    present = np.flatnonzero(result.support_c)
+    worst = present[np.argsort(result.f1_c[present], kind="stable")][:NUM_WORST]
+    rows: list[list[Cell]] = [
+        [*_names(classification.classes, [c]), Share(float(result.f1_c[c])), int(result.support_c[c])] for c in worst
+    ]
+    return Table(("word", "name", "native", "F1", "support"), rows, f"The {len(rows)} classes with the lowest F1.")
 
 
 def _class_table(classification: Classification, result: Scores) -> Table:

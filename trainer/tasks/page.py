@@ -286,6 +286,6 @@ class Draw(Protocol):
 
         Up to `LABELLED_CLASSES` rows the cells carry their counts and the axes the names. Beyond, the matrix must be
         square: every confusion is a dot large enough to be seen, dark by the logarithm of its count, the diagonal is
-        coloured by recall, and the axes count classes from 1.
+        coloured by recall, and `rows` (short ones) name ticks of both axes.
         """
         ...

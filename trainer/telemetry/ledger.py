@@ -67,7 +67,7 @@ class Ledger:
         if items:
             self._num_segments += 1
             key = f"ledger/{self._identity['attempt']}/{self._num_segments:0{SEGMENT_DIGITS}}.jsonl"
-            lines = [encode(record(item.event, wall=item.wall, mono=item.mono, **self._identity)) for item in items]
+            lines = [encode(record(item.event, **self._identity, wall=item.wall, mono=item.mono)) for item in items]
             self._segments.append((key, "".join(lines).encode()))
         while self._segments:
             try:

@@ -106,7 +106,7 @@ class Progress:
         others = "".join(
             f" | {name} {number(event.metrics[name])}" for name in self._names[1:2] if name in event.metrics
         )
-        left = f" | {duration(event.seconds_left)} left" if event.seconds_left is not None else ""
+        left = f" | {duration(event.seconds_left)} left" if event.seconds_left else ""
         self._print(
             f"step {event.step:6} | loss {number(event.loss)} | lr {event.learning_rate:.6f} | "
             f"grad norm {number(event.grad_norm, 2)} | {rate(event.samples_per_second)} samples/s{others}{left}"

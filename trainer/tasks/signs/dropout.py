@@ -21,7 +21,7 @@ def fast_dropout(x: Tensor, p: float) -> Tensor:
     draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64, device=x.device).random_(-(1 << 63), None)
     words = draws.view(torch.int16)[: x.numel()].view(x.shape)
     keep = words >= dropped - _WORDS // 2
-    # A product with the boolean mask keeps one byte an element for the backward pass; `where` takes three times as long.
+    # A product with a boolean mask keeps one byte an element for the backward pass; `where` takes three times as long.
     return x * keep * (_WORDS / (_WORDS - dropped))
 
 

@@ -51,17 +51,19 @@ def normalise_frames(frames: Values, present: Flags, schema: Schema, profile: Pr
 
 def _anchors(values: Values, moved: list[int], anchor: Anchor) -> tuple[Values, Values]:
     """Origin `[u, c]` and 2-D distance `[u]` of one group's rows `[u, points, f]`; `moved` are the c coordinates."""
-    origin, first, second = (_mean_row(values, rows)[:, moved] for rows in anchor)
+    used = sorted({row for rows in anchor for row in rows})
+    points = values[:, used]
+    origin, first, second = (_mean_row(points, [used.index(row) for row in rows])[:, moved] for rows in anchor)
     difference = first - second
     distance = np.hypot(difference[:, 0], difference[:, 1])
     return origin, np.maximum(distance, np.float32(_SMALLEST_DISTANCE))
 
 
-def _mean_row(values: Values, rows: tuple[int, ...]) -> Values:
+def _mean_row(points: Values, rows: list[int]) -> Values:
     """Mean `[u, f]` of some rows, added up one by one: numpy's own order of summation hangs on the batch."""
-    total = values[:, rows[0]].copy()
+    total = points[:, rows[0]].copy()
     for row in rows[1:]:
-        total += values[:, row]
+        total += points[:, row]
     total /= len(rows)
     return total
 

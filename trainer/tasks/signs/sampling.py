@@ -23,6 +23,8 @@ Ints = NDArray[np.int64]
 
 _SNAP = 1e-9
 """Positions this near to a frame are that frame, so that rounding never blends in a neighbour."""
+_BLOCK = 256
+"""Sampled frames that are blended at a time."""
 _LEGACY_MARGIN = 1e-6
 """The published grid ends this far before the last frame."""
 
@@ -130,11 +132,19 @@ def clear_missing(frames: Values, present: Flags, schema: Schema) -> None:
 
 def blend(frames: Values, present: Flags, gather: Gather, schema: Schema) -> tuple[Values, Flags]:
     """Sampled frames `[b * t, k, f]` and their groups `[b * t, g]` out of the gathered ones."""
+    num = len(gather.low)
     flat = frames.reshape(len(frames), -1)
-    low, high = flat[gather.low], flat[gather.high]
+    result = np.empty((num, flat.shape[1]), np.float32)
+    scratch = np.empty((min(_BLOCK, num), flat.shape[1]), np.float32)
     has_low, has_high = present[gather.low], present[gather.high]
-    mix(low, high, has_low, has_high, gather.weight, schema)
-    return low.reshape(len(low), *frames.shape[1:]), has_low | has_high
+    # Block by block, so that what three operations pass over stays in the cache.
+    for start in range(0, num, _BLOCK):
+        part = slice(start, min(start + _BLOCK, num))
+        low, high = result[part], scratch[: part.stop - start]
+        np.take(flat, gather.low[part], axis=0, out=low, mode="clip")
+        np.take(flat, gather.high[part], axis=0, out=high, mode="clip")
+        mix(low, high, has_low[part], has_high[part], gather.weight[part], schema)
+    return result.reshape(num, *frames.shape[1:]), has_low | has_high
 
 
 def mix(first: Values, second: Values, has_first: Flags, has_second: Flags, weight: Values, schema: Schema) -> None:

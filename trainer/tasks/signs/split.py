@@ -1,10 +1,12 @@
 """Which recordings train, validate and test: by keyed hash of names, so new recordings never move old ones.
 
-With `by: signer` no signer is in two splits; with `by: session` no session is. Recordings that came as `test` never
-train. Where signers decide, a given test recording of a training signer is left out altogether.
+With `by: signer` no signer is in two splits; with `by: session` no session is. Signers named for `test` are in no other
+split, whatever decides about the others, so that what chooses the best checkpoint (`val`) has never seen them. Given
+`test` recordings never train; where signers are named, those of a training signer are left out altogether.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,15 +27,19 @@ def split(recordings: Recordings, settings: SplitSettings) -> Splits:
 
     Raises DataError for an unknown signer, and if nothing is left to train on.
     """
-    by_signer = settings.by == "signer" or bool(settings.val_signers or settings.test_signers)
+    by_signer = settings.by == "signer" or bool(settings.val_signers)
+    test = recordings.signer_ids(settings.test_signers)
     if by_signer:
         part = _by_signer(recordings, settings)[recordings.signer]
     elif settings.by == "session":
         part = _by_share(recordings.sessions, settings)[recordings.session]
     else:
         part = _by_clip(recordings, settings)
+    if test and not by_signer:
+        part = np.where(part == _TEST, _TRAIN, part)
+        part[np.isin(recordings.signer, test)] = _TEST
     if settings.use_given:
-        part = _respect_given(part, recordings.given_split, by_signer)
+        part = _respect_given(part, recordings.given_split, by_signer or bool(test))
     parts = {"train": _TRAIN, "val": _VAL, "test": _TEST}
     result = {name: np.flatnonzero(part == which).astype(np.int64) for name, which in parts.items()}
     if not len(result["train"]):
@@ -42,14 +48,16 @@ def split(recordings: Recordings, settings: SplitSettings) -> Splits:
 
 
 def folds(recordings: Recordings, settings: SplitSettings) -> list[tuple[str, SplitSettings]]:
-    """Leave one signer out: for each signer the settings of the fold that validates on it.
+    """Leave one signer out: for each signer the settings of the fold that tests on it.
+
+    Validation stays with the other signers: the held-out one must not choose the checkpoint it is measured with.
 
     Raises DataError if there is one signer only.
     """
     if len(recordings.signers) < 2:
         raise DataError(f"{recordings.path} has one signer only, so none can be left out")
-    change = {"by": "signer", "test_signers": []}
-    return [(name, settings.model_copy(update={**change, "val_signers": [name]})) for name in recordings.signers]
+    change: dict[str, Any] = {"by": "clip" if settings.by == "signer" else settings.by, "val_signers": []}
+    return [(name, settings.model_copy(update={**change, "test_signers": [name]})) for name in recordings.signers]
 
 
 def _by_signer(recordings: Recordings, settings: SplitSettings) -> NDArray[np.int64]:
@@ -59,9 +67,10 @@ def _by_signer(recordings: Recordings, settings: SplitSettings) -> NDArray[np.in
     if both:
         names = ", ".join(recordings.signers[i] for i in sorted(both))
         raise DataError(f"signer {names} is in both data.split.val_signers and data.split.test_signers")
-    if not val and not test:
-        return _by_share(recordings.signers, settings)
     part = np.full(len(recordings.signers), _TRAIN, np.int64)
+    if not val:
+        part = _by_share(recordings.signers, settings)
+        part[part == _TEST] = _TRAIN if test else _TEST
     part[val], part[test] = _VAL, _TEST
     return part
 

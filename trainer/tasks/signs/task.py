@@ -171,4 +171,9 @@ def class_list(recordings: Recordings) -> list[list[Any]]:
 def create(settings: SignsSettings) -> SignsTask:
     """Open the recordings, split them and make the task. Raises DataError."""
     recordings = open_recordings(settings.data)
+    if settings.data.digest not in (None, recordings.digest):
+        raise DataError(
+            f"{recordings.path} has the digest {recordings.digest}, data.digest is {settings.data.digest}: other data"
+        )
+    settings.data.digest = recordings.digest
     return SignsTask(settings, recordings, split(recordings, settings.data.split))

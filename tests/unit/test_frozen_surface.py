@@ -1,0 +1,220 @@
+"""The surface that users, scripts and charts hold on to: names of settings, commands and options.
+
+A name that is added, renamed or removed changes this file and needs a line in the changelog.
+"""
+
+import typer.main
+
+from trainer.cli.app import app
+from trainer.cli.options import known_flags
+from trainer.config.names import leaves
+from trainer.config.sources import TASK_SETTINGS
+
+FLAGS = """
+    --accumulation accumulation
+    --batch_size batch_size
+    --data data.path
+    --device device
+    --lr optim.lr
+    --max_steps max_steps
+    --model_metadata model.size
+    --num_epochs num_epochs
+    --precision precision.amp
+    --resume run.resume
+    --resume-with-changes run.resume_with_changes
+    --run run.name
+    --seed seed
+    --selected_signs_from data.selected_signs_from
+    --selected_signs_to data.selected_signs_to
+    --signers data.signers
+    --store run.store
+    --task task
+    --test_signers data.split.test_signers
+    --val_signers data.split.val_signers
+    --weight_decay optim.weight_decay
+"""
+"""Short flags of all tasks, and the settings they stand for; commands below that say `SETTINGS` take them all."""
+
+COMMANDS = """
+    checkpoints list: --json --store RUN
+    checkpoints promote: --checkpoint --json --store RUN
+    checkpoints prune: --json --keep-best --keep-last --no-keep-best --store RUN
+    checkpoints pull: --checkpoint --json --out --store RUN
+    checkpoints push: --checkpoint --json --store RUN
+    checkpoints verify: --json --store RUN
+    config: SETTINGS --changed --json --plan --schema --yaml
+    evaluate: SETTINGS --checkpoint --json RUN
+    export: SETTINGS --checkpoint --format --json --out RUN
+    prepare: PATHS --bad-samples --config --difficulty --dtype --json --layout --overwrite --set --show
+    prepare: --repetitions --signers --synthetic --words
+    report: --json --out --store RUN
+    train: SETTINGS --folds --json
+"""
+
+SIGNS = """
+    accumulation
+    batch_size
+    best.metric
+    best.mode
+    checkpoint.every
+    checkpoint.keep_best
+    checkpoint.keep_last
+    checkpoint.milestones
+    data.augment.affine
+    data.augment.axis_scale
+    data.augment.degrees
+    data.augment.flip
+    data.augment.flip_except
+    data.augment.frame_drop
+    data.augment.group_drop
+    data.augment.mixup
+    data.augment.noise
+    data.augment.scale
+    data.augment.shift
+    data.augment.time_warp
+    data.bad_budget
+    data.bad_samples
+    data.balance
+    data.dataset_schema.features
+    data.dataset_schema.groups
+    data.dataset_schema.preset
+    data.derive
+    data.digest
+    data.layout
+    data.normalise
+    data.path
+    data.sampling.frames
+    data.sampling.grid
+    data.sampling.jitter
+    data.sampling.mode
+    data.sampling.pad_probability
+    data.selected_signs_from
+    data.selected_signs_to
+    data.signers
+    data.split.by
+    data.split.seed
+    data.split.test_share
+    data.split.test_signers
+    data.split.use_given
+    data.split.val_share
+    data.split.val_signers
+    data.synthetic_difficulty
+    data.synthetic_repetitions
+    data.synthetic_seed
+    data.synthetic_signers
+    data.synthetic_words
+    device
+    early_stop.metric
+    early_stop.min_delta
+    early_stop.patience
+    ema.decay
+    ema.enabled
+    ema.every
+    empty_cache
+    eval_batch_size
+    loss.label_smoothing
+    max_steps
+    model.attention_dropout
+    model.dropout
+    model.dropout_bits
+    model.final_norm
+    model.head_dropout
+    model.input_norm
+    model.mask_missing
+    model.residual
+    model.size
+    nonfinite.budget
+    nonfinite.policy
+    num_epochs
+    optim.betas
+    optim.clip
+    optim.eps
+    optim.freeze
+    optim.lr
+    optim.lr_scaling
+    optim.momentum
+    optim.name
+    optim.nesterov
+    optim.no_decay
+    optim.reference_batch
+    optim.weight_decay
+    output.export
+    output.report
+    passes
+    precision.amp
+    precision.compile
+    precision.init_scale
+    precision.tf32
+    prefetch
+    process_timeout_seconds
+    run.deadline_seconds
+    run.init_allow
+    run.init_from
+    run.max_dead_attempts
+    run.name
+    run.resume
+    run.resume_with_changes
+    run.store
+    schedule.curve
+    schedule.factor
+    schedule.floor
+    schedule.metric
+    schedule.name
+    schedule.patience
+    schedule.threshold
+    schedule.warmup
+    schedule.warmup_from
+    seed
+    strategy
+    task
+    telemetry.log_every
+    telemetry.progress
+    telemetry.sample_ids
+    telemetry.segment_seconds
+    telemetry.tensorboard
+    telemetry.wandb
+    telemetry.wandb_project
+    telemetry.warnings
+    threads
+    watchdog.first_step_seconds
+    watchdog.step_seconds
+"""
+
+
+def parameters(command):
+    """Options with all spellings, arguments in capitals."""
+    options = [
+        name for one in command.params if one.param_type_name == "option" for name in one.opts + one.secondary_opts
+    ]
+    return {*options, *(one.name.upper() for one in command.params if one.param_type_name == "argument")}
+
+
+def commands(command, path=""):
+    """Every command by its path, with its parameters."""
+    below = getattr(command, "commands", {})
+    for name, one in below.items():
+        yield from commands(one, f"{path} {name}".strip())
+    if not below:
+        yield path, parameters(command)
+
+
+def test_short_flags_are_frozen():
+    frozen = dict(line.split() for line in FLAGS.strip().splitlines())
+    assert {flag: leaf.name for flag, leaf in known_flags().items()} == frozen
+
+
+def test_commands_and_their_options_are_frozen():
+    settings = {"--config", "--set", *known_flags()}
+    frozen: dict[str, set[str]] = {}
+    for line in COMMANDS.strip().splitlines():
+        path, _, names = line.strip().partition(": ")
+        words = set(names.split())
+        frozen[path] = frozen.get(path, set()) | words - {"SETTINGS"} | (settings if "SETTINGS" in words else set())
+    assert dict(commands(typer.main.get_command(app))) == frozen
+
+
+def test_names_of_settings_are_frozen():
+    frozen = {"signs": SIGNS}
+    assert set(TASK_SETTINGS) == set(frozen), "every task has its list here"
+    for task, names in frozen.items():
+        assert set(leaves(TASK_SETTINGS[task])) == set(names.split())
