@@ -78,6 +78,7 @@ def test_custom_layout_comes_from_the_settings():
         ({"swap_with": "other"}, "swap_with"),
         ({"anchor": [[0], [1], [3]]}, "anchor"),
         ({"anchor": [[0], [1]]}, "anchor"),
+        ({"anchor": [[0], [1], [2]]}, "x and y"),
         ({"name": "a b"}, "name"),
     ],
 )

@@ -35,6 +35,7 @@ class WalkedData:
     """A loader as the data set of a pass: it has a length and can be walked, but not asked for samples."""
 
     def __init__(self, loader: Pairs) -> None:
+        count_batches(loader)
         self._length = count_samples(loader)
 
     def __len__(self) -> int:

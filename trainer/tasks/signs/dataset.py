@@ -140,12 +140,11 @@ class SignsDataSet:
         """Blend each clip with its partner's, in place; a group that only one of them has is taken whole."""
         partner, share = self.partners(indices, epoch)
         others, others_present = self._clips(partner, epoch)
-        num, frames = present.shape[:2]
+        frames, groups = present.shape[1:]
         weight = np.repeat(1.0 - share, frames).astype(np.float32)
-        flat, other = clips.reshape(num * frames, -1), others.reshape(num * frames, -1)
-        groups = present.shape[2]
         has, has_other = present.reshape(-1, groups), others_present.reshape(-1, groups)
-        sampling.mix(flat, other, has, has_other, weight, self.source.input_schema)
+        flat, other = clips.reshape(len(has), -1), others.reshape(len(has), -1)
+        sampling.mix(flat, other, sampling.shares(has, has_other, weight), self.source.input_schema)
         present |= others_present
         recordings = self.source.recordings
         batch["label_b"] = torch.from_numpy(recordings.label[self.rows[partner]])

@@ -35,27 +35,28 @@ def normalise_frames(frames: Values, present: Flags, schema: Schema, profile: Pr
     if profile not in ("legacy", "anchored"):
         return
     moved = list(schema.coordinates)
-    for number, (rows, group) in enumerate(zip(schema.rows, schema.groups, strict=True)):
+    flat = frames.reshape(len(frames), -1)
+    for number, (columns, group) in enumerate(zip(schema.columns, schema.groups, strict=True)):
         anchor = group.legacy if profile == "legacy" else group.anchor
         if anchor is None:
             continue
-        values = frames[:, rows]
-        origin, divisor = _anchors(values, moved, anchor)
+        origin, divisor = _anchors(frames[:, schema.rows[number]], moved, anchor)
+        shift, scale = np.zeros_like(origin), np.ones_like(origin)
+        shift[:, moved] = origin[:, moved]
         # A missing group is all zeros: its origin is 0, so it stays 0 whatever it is divided by.
-        scale = np.where(present[:, number], 1.0 / divisor, 0.0).astype(np.float32)
-        # One feature at a time: numpy's inner loop then runs over the points and not over three numbers.
-        for column, feature in enumerate(moved):
-            values[..., feature] -= origin[:, column, None]
-            values[..., feature] *= scale[:, None]
+        scale[:, moved] = np.where(present[:, number], 1.0 / divisor, 0.0)[:, None]
+        # Repeated for all points, because numpy is slow where its innermost loop is as short as a point.
+        flat[:, columns] -= np.tile(shift, (1, group.points))
+        flat[:, columns] *= np.tile(scale, (1, group.points))
 
 
 def _anchors(values: Values, moved: list[int], anchor: Anchor) -> tuple[Values, Values]:
-    """Origin `[u, c]` and 2-D distance `[u]` of one group's rows `[u, points, f]`; `moved` are the c coordinates."""
+    """Origin `[u, f]` and 2-D distance `[u]` of one group's rows `[u, points, f]`; `moved` starts with x and y."""
     used = sorted({row for rows in anchor for row in rows})
     points = values[:, used]
-    origin, first, second = (_mean_row(points, [used.index(row) for row in rows])[:, moved] for rows in anchor)
+    origin, first, second = (_mean_row(points, [used.index(row) for row in rows]) for rows in anchor)
     difference = first - second
-    distance = np.hypot(difference[:, 0], difference[:, 1])
+    distance = np.hypot(difference[:, moved[0]], difference[:, moved[1]])
     return origin, np.maximum(distance, np.float32(_SMALLEST_DISTANCE))
 
 

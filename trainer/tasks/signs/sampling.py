@@ -137,28 +137,26 @@ def blend(frames: Values, present: Flags, gather: Gather, schema: Schema) -> tup
     result = np.empty((num, flat.shape[1]), np.float32)
     scratch = np.empty((min(_BLOCK, num), flat.shape[1]), np.float32)
     has_low, has_high = present[gather.low], present[gather.high]
-    # Block by block, so that what three operations pass over stays in the cache.
+    share = shares(has_low, has_high, gather.weight)
+    # Block by block, so that what the operations pass over stays in the cache.
     for start in range(0, num, _BLOCK):
         part = slice(start, min(start + _BLOCK, num))
-        low, high = result[part], scratch[: part.stop - start]
-        np.take(flat, gather.low[part], axis=0, out=low, mode="clip")
+        high = scratch[: part.stop - start]
+        np.take(flat, gather.low[part], axis=0, out=result[part], mode="clip")
         np.take(flat, gather.high[part], axis=0, out=high, mode="clip")
-        mix(low, high, has_low[part], has_high[part], gather.weight[part], schema)
+        mix(result[part], high, share[part], schema)
     return result.reshape(num, *frames.shape[1:]), has_low | has_high
 
 
-def mix(first: Values, second: Values, has_first: Flags, has_second: Flags, weight: Values, schema: Schema) -> None:
-    """Blend `second` into `first` in place by `weight`; where only one of them has the group, that one is taken.
+def shares(has_first: Flags, has_second: Flags, weight: Values) -> Values:
+    """Share `[n, g]` of the second in a blend: `weight` `[n]`; where only one of them has the group, that one's all."""
+    return np.where(has_first != has_second, has_second, weight[:, None]).astype(np.float32)
 
-    `first`, `second` `[n, columns]`, `has_*` `[n, g]`, `weight` `[n]` the share of `second`. Uses `second` as scratch.
-    """
+
+def mix(first: Values, second: Values, share: Values, schema: Schema) -> None:
+    """Blend `second` into `first` `[n, columns]` in place by `share` `[n, g]`; uses `second` as scratch."""
     np.subtract(second, first, out=second)
-    uneven = has_first != has_second
-    if not uneven.any():
-        second *= weight[:, None]
-    else:
-        shares = np.where(uneven, has_second, weight[:, None]).astype(np.float32)
-        width = second.shape[1] // schema.num_keypoints
-        for group, rows in enumerate(schema.rows):
-            second[:, rows.start * width : rows.stop * width] *= shares[:, group, None]
+    width = second.shape[1] // schema.num_keypoints
+    for group, rows in enumerate(schema.rows):
+        second[:, rows.start * width : rows.stop * width] *= share[:, group, None]
     np.add(first, second, out=first)

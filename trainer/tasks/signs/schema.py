@@ -209,6 +209,8 @@ def _check(schema: Schema) -> None:
     partners = {group.name: group.swap_with for group in schema.groups}
     for group in schema.groups:
         _check_group(f"{where}, group {group.name!r}", group, sizes, partners)
+        if (group.anchor or group.legacy) and not {"x", "y"} <= set(schema.features):
+            raise SettingsError(f"{where}, group {group.name!r}: an anchor needs features named x and y")
 
 
 def _check_group(where: str, group: Group, sizes: dict[str, int], partners: dict[str, str | None]) -> None:

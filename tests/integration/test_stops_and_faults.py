@@ -1,0 +1,141 @@
+"""What goes wrong in a run, and how it ends."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from tests.toy import Attempt, ToyTask, toy_settings, train_toy
+from trainer.errors import RunError, SettingsError, Stopped
+
+
+def events(folder, *names):
+    """Ledger records of these events, in order."""
+    lines = [
+        line
+        for segment in sorted((folder / "toy" / "ledger").glob("*/*.jsonl"))
+        for line in segment.read_text().splitlines()
+    ]
+    return [record for record in map(json.loads, lines) if record["event"] in names]
+
+
+def newest(folder):
+    """State of the newest checkpoint."""
+    latest = max((folder / "toy" / "checkpoints").iterdir(), key=lambda path: path.name)
+    return json.loads((latest / "state.json").read_text())
+
+
+def test_stop_policy_ends_with_4_and_publishes_nothing_spoilt(tmp_path):
+    with pytest.raises(RunError, match="was not finite"):
+        train_toy(toy_settings(tmp_path, poison_sample=5))
+    (bad,) = events(tmp_path, "NonFinite")
+    assert 5 in bad["sample_ids"]
+    assert events(tmp_path, "AttemptEnded")[-1]["code"] == 4
+    for folder in (tmp_path / "toy").glob("checkpoints/*"):
+        from safetensors.torch import load_file
+
+        assert all(torch.isfinite(value).all() for value in load_file(folder / "model.safetensors").values())
+
+
+def test_skip_policy_leaves_the_update_out_within_its_budget(tmp_path):
+    train_toy(toy_settings(tmp_path, poison_sample=5, nonfinite__policy="skip"))
+    cursor = newest(tmp_path)["cursor"]
+    assert (cursor["step"], cursor["updates"]) == (21, 18)
+    assert sum(record["skipped_steps"] for record in events(tmp_path, "StepDone")) == 3
+
+
+def test_skips_beyond_the_budget_end_the_run(tmp_path):
+    with pytest.raises(RunError):
+        train_toy(toy_settings(tmp_path, poison_sample=5, nonfinite__policy="skip", nonfinite__budget=2))
+    assert [record["policy"] for record in events(tmp_path, "NonFinite")] == ["skip", "skip", "stop"]
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_rollback_returns_to_the_last_checkpoint_and_leaves_the_bad_step_out(world_size, tmp_path):
+    values = {"poison_sample": 5, "nonfinite__policy": "rollback", "checkpoint__every": "every 2 steps and end"}
+    assert Attempt(toy_settings(tmp_path, **values), world_size).wait() == [0] * world_size
+    cursor = newest(tmp_path)["cursor"]
+    assert len(cursor["left_out"]) == 3
+    assert (cursor["step"], cursor["updates"]) == (21, 18)
+    assert len(events(tmp_path, "Resumed")) == 3
+
+
+def test_early_stop_completes_the_run_before_its_length(tmp_path):
+    rule = {"patience": "3 passes", "min_delta": 0.5}
+    settings = toy_settings(tmp_path, num_epochs=50, optim__lr=1e-9, early_stop=rule)
+    finished = train_toy(settings)
+    assert finished.results["val"]["loss"] > 0
+    assert newest(tmp_path)["cursor"]["epoch"] == 4
+    assert "early stop" in events(tmp_path, "Noted")[-1]["text"]
+    assert train_toy(settings).results == {}
+
+
+def test_a_deadline_publishes_and_ends_with_143(tmp_path):
+    with pytest.raises(Stopped, match="deadline"):
+        train_toy(toy_settings(tmp_path, num_epochs=10_000, run__deadline_seconds=0.5))
+    assert newest(tmp_path)["cursor"]["step"] == events(tmp_path, "AttemptEnded")[-1]["step"] > 0
+
+
+def test_a_stop_in_a_pass_leaves_it_owed(tmp_path, monkeypatch):
+    evaluate = ToyTask.evaluate
+
+    def stop_here(self, model, batch):
+        import os
+        import signal
+
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(self, model, batch)
+
+    monkeypatch.setattr(ToyTask, "evaluate", stop_here)
+    with pytest.raises(Stopped):
+        train_toy(toy_settings(tmp_path))
+    assert newest(tmp_path)["cursor"]["owed"] == ["val"]
+    monkeypatch.setattr(ToyTask, "evaluate", evaluate)
+    train_toy(toy_settings(tmp_path))
+    passes = [record["step"] for record in events(tmp_path, "PassDone") if not record["is_final"]]
+    assert passes == [7, 14, 21]
+
+
+def test_other_settings_are_refused_with_their_difference(tmp_path):
+    train_toy(toy_settings(tmp_path, num_epochs=1))
+    with pytest.raises(RunError, match=r"optim\.lr: 0\.01 -> 0\.02"):
+        train_toy(toy_settings(tmp_path, num_epochs=2, optim__lr=0.02))
+    train_toy(toy_settings(tmp_path, num_epochs=2, optim__lr=0.02, run__resume_with_changes=True))
+
+
+def test_a_pass_that_does_not_exist_is_named(tmp_path):
+    with pytest.raises(SettingsError, match=r"passes\.test is set, but the task has only: val"):
+        train_toy(toy_settings(tmp_path, passes={"test": "every 1 epochs"}))
+
+
+def test_precision_bf16_trains_like_fp32(tmp_path):
+    losses = {}
+    for amp in ("fp32", "bf16"):
+        train_toy(toy_settings(tmp_path / amp, precision__amp=amp, dropout=0.0, num_epochs=8))
+        losses[amp] = events(tmp_path / amp, "StepDone")[-1]["loss"]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)
+    assert losses["bf16"] != losses["fp32"]
+
+
+def test_fp16_scaler_skips_do_not_advance_the_schedule(tmp_path):
+    train_toy(toy_settings(tmp_path, precision={"amp": "fp16", "init_scale": 2.0**40}, num_epochs=4))
+    cursor = newest(tmp_path)["cursor"]
+    skipped = sum(record["skipped_steps"] for record in events(tmp_path, "StepDone"))
+    assert skipped > 0
+    assert cursor["updates"] == cursor["step"] - skipped
+    assert newest(tmp_path)["scaler"]["scale"] < 2.0**40
+
+
+def test_the_average_of_the_weights_is_evaluated_and_survives_a_resume(tmp_path):
+    values = {"ema": {"enabled": True, "decay": 0.9}, "accumulation": 2}
+    assert Attempt(toy_settings(tmp_path / "calm", **values)).wait() == [0]
+    assert Attempt(toy_settings(tmp_path / "killed", **values), crash_at="after_update:12").wait() == [137]
+    assert Attempt(toy_settings(tmp_path / "killed", **values)).wait() == [0]
+    ends = [events(tmp_path / name, "PassDone")[-1]["metrics"] for name in ("calm", "killed")]
+    assert ends[0] == ends[1]
+    assert math.isfinite(ends[0]["loss"])
+
+
+def test_more_processes_than_samples_still_train(tmp_path):
+    assert Attempt(toy_settings(tmp_path, num_samples=3, batch_size=3), 4).wait() == [0] * 4
