@@ -193,6 +193,7 @@ def test_an_unfinished_folder_of_an_attempt_that_is_alive_is_not_swept(store):
 
     child = os.fork()
     if child == 0:
+        os.close(go[1])  # so that it ends with the test process at the latest
         os._exit(older(None) or 0)
     os.read(sent[0], 1)
     newer = Publisher(start(store), keep_last=2, keep_best=True, emit=lambda _: None)

@@ -64,6 +64,14 @@ def test_a_second_put_replaces_and_only_new_refuses(store):
     assert hidden(store) == []
 
 
+def test_a_reader_of_the_old_object_keeps_it_whole_while_it_is_replaced(store):
+    store.put("k", [b"old" * 1000])
+    with (store.path / "k").open("rb") as reader:
+        store.put("k", [b"new"])
+        assert reader.read() == b"old" * 1000
+    assert store.get("k") == b"new"
+
+
 def test_missing_things_are_missing_not_failures(store):
     store.put("run/file", [b""])
     for key in ("nothing", "run", "run/file/below", "no/folder"):
@@ -183,6 +191,7 @@ def test_a_forked_worker_does_not_keep_its_dead_parents_lock(store):
     def parent():
         assert store.claim("r/owner")
         if os.fork() == 0:
+            os.close(wake[1])
             os.write(ready[1], b"x")
             os.read(wake[0], 1)  # outlives the parent
             os._exit(0)

@@ -25,7 +25,7 @@ class Spy(FileStore):
         self.calls = []
         self.fail = lambda verb, key: False
         self.hold = lambda key: False
-        self.held, self.release = threading.Event(), threading.Event()
+        self.held, self.go_on = threading.Event(), threading.Event()
 
     def _note(self, verb, key):
         self.calls.append((verb, key))
@@ -36,7 +36,7 @@ class Spy(FileStore):
         self._note("put", key)
         if self.hold(key):
             self.held.set()
-            assert self.release.wait(20)
+            assert self.go_on.wait(20)
         super().put(key, chunks, only_new=only_new)
 
     def get(self, key):
@@ -192,7 +192,7 @@ def test_a_newer_request_waits_for_the_write_under_way(store, events, publisher_
     assert not publisher.flush(0.0)
     waiter = threading.Thread(target=lambda: publisher.submit(state(2), step=2, epoch=0))
     waiter.start()
-    store.release.set()
+    store.go_on.set()
     waiter.join(20)
     assert publisher.flush(20)
     assert steps_in(store) == [1, 2]
@@ -296,7 +296,7 @@ def test_a_publish_in_flight_may_finish_when_superseded_and_retention_does_not_r
     publisher.submit(state(4), step=4, epoch=0)
     assert store.held.wait(20)
     start(store, events)
-    store.release.set()
+    store.go_on.set()
     publisher.flush(20)
     assert isinstance(publisher.error, SupersededError)
     assert steps_in(store) == [2, 3, 4]

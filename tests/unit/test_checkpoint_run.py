@@ -41,6 +41,7 @@ def in_another_process(work):
     ready, go = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:
+        os.close(go[1])  # so that it ends with the test process at the latest
         try:
             work()
             os.write(ready[1], b"x")
@@ -258,3 +259,12 @@ def test_the_end_of_an_attempt_is_safe_when_the_store_has_failed(store, monkeypa
 
     monkeypatch.setattr(FileStore, "put", fail)
     run.end(170, "disk full")
+
+
+def test_a_process_that_lives_on_lets_go_of_a_run_that_ended(store):
+    def interrupted():
+        start(store).end(143, "told to stop")
+
+    stop = in_another_process(interrupted)
+    assert start(store, name=None).name == "r"
+    stop()

@@ -62,7 +62,7 @@ SIGNS = """
     checkpoint.milestones
     data.augment.affine
     data.augment.axis_scale
-    data.augment.degrees
+    data.augment.crop data.augment.degrees
     data.augment.flip
     data.augment.flip_except
     data.augment.frame_drop
@@ -75,7 +75,7 @@ SIGNS = """
     data.bad_budget
     data.bad_samples
     data.balance
-    data.dataset_schema.features
+    data.dataset_schema.cyclic data.dataset_schema.features
     data.dataset_schema.groups
     data.dataset_schema.preset
     data.derive

@@ -7,7 +7,7 @@ import pytest
 
 from tests.signs_fakes import fake_recordings
 from trainer.config.signs import AugmentSettings, SamplingSettings
-from trainer.tasks.signs.augment import Augmenter, Change, affine_matrix, hold, warp
+from trainer.tasks.signs.augment import Augmenter, Change, affine_matrix, crop, hold, warp
 from trainer.tasks.signs.karsl_layout import FACE_MESH
 from trainer.tasks.signs.sampling import present_groups
 from trainer.tasks.signs.schema import Schema
@@ -161,3 +161,12 @@ def test_warp_keeps_order_ends_and_the_identity():
 def test_dropped_frames_hold_the_last_kept_one():
     at = np.array([[0.0, 1.0, 2.0, 3.0]])
     assert hold(at, np.array([[True, False, True, True]])).tolist() == [[0.0, 1.0, 1.0, 1.0]]
+
+
+def test_crop_squeezes_the_grid_into_what_is_left():
+    at = np.arange(10.0)[None]
+    head, tail = np.array([[0.1]]), np.array([[0.2]])
+    cut = crop(at, np.array([10]), head, tail)
+    np.testing.assert_allclose(cut[0, [0, 9]], [0.85, 7.15])
+    assert (np.diff(cut) > 0).all()
+    np.testing.assert_allclose(crop(at, np.array([10]), 0 * head, 0 * tail), at)

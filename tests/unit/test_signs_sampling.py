@@ -6,7 +6,7 @@ import pytest
 from tests.signs_fakes import fake_recordings
 from trainer.config.signs import SamplingSettings
 from trainer.tasks.signs import sampling
-from trainer.tasks.signs.normalise import normalise_frames, recording_statistics
+from trainer.tasks.signs.normalise import normalise_frames, recording_centres, unroll
 from trainer.tasks.signs.schema import Schema
 
 KARSL = Schema.preset("karsl")
@@ -64,7 +64,9 @@ def sample(recordings, rows, at):
     gather = sampling.plan_gather(recordings.starts[rows], recordings.lengths[rows], np.asarray(at, np.float64))
     frames = sampling.read_frames(recordings.frames, gather.frames)
     present = sampling.present_groups(frames, recordings.schema)
-    return sampling.blend(frames, present, gather, recordings.schema)
+    clips = np.full((len(gather.low), recordings.schema.width), np.nan, np.float32)
+    groups = sampling.blend(frames, present, gather, recordings.schema, clips)
+    return clips.reshape(-1, *frames.shape[1:]), groups
 
 
 def test_blending_is_linear_between_neighbours_and_exact_on_frames():
@@ -146,12 +148,20 @@ def test_anchored_from_legacy_is_anchored_from_raw_and_missing_hands_stay_zero()
     np.testing.assert_array_equal(normalised(frames, "none"), frames)
 
 
-def test_recording_statistics_are_first_frames_and_spread():
+def test_recordings_are_centred_on_their_mean_position_only():
     recordings = fake_recordings([7, 9], "powerglove")
-    recordings.frames[:, 0, 4] = 0.25  # a finger that never moves
-    stats = recording_statistics(recordings.frames, recordings.starts, recordings.lengths, recordings.schema)
+    centres = recording_centres(recordings.frames, recordings.starts, recordings.lengths, recordings.schema)
     second = recordings.frames[7:, 0]
-    np.testing.assert_allclose(stats.centre[1, 0], second[:3].mean(0), atol=1e-6)
-    expected = second.std(0)
-    expected[4] = 1.0
-    np.testing.assert_allclose(stats.spread[1, 0], expected, rtol=1e-5)
+    np.testing.assert_allclose(centres[1, 0, :3], second[:, :3].mean(0), atol=1e-6)
+    assert not centres[:, :, 3:].any()
+
+
+def test_a_turn_becomes_sine_cosine_and_whether_it_is_known():
+    schema = Schema.preset("powerglove")
+    frames = np.zeros((3, 1, 8), np.float32)
+    frames[:, 0, 3] = [0.0, 0.25, -1.0]
+    frames[:, 0, 4] = 0.5
+    unrolled = unroll(frames, schema)
+    assert schema.unrolled().features[3:7] == ("roll_sin", "roll_cos", "roll_known", "thumb")
+    np.testing.assert_allclose(unrolled[:, 0, 3:6], [[0, 1, 1], [1, 0, 1], [0, 0, 0]], atol=1e-6)
+    np.testing.assert_array_equal(unrolled[:, 0, 6], 0.5)

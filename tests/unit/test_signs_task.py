@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests.signs_fakes import fake_recordings
 from trainer.config.signs import AugmentSettings, SignsData, SignsModel, SignsSettings
@@ -106,6 +107,22 @@ def test_input_statistics_come_from_the_training_split_and_do_not_move():
     assert torch.equal(norm.running_var, before[1])
     assert torch.equal(before[0], made.statistics[0])
     assert not torch.equal(variance, before[1])
+
+
+@pytest.mark.parametrize("kind", ["pth", "safetensors", "folder"])
+def test_weights_of_another_run_are_the_start_and_the_head_is_fresh_where_allowed(tmp_path, kind):
+    source = SignsTask(settings(), fake_recordings([30] * 20, "mediapipe_hands", num_classes=9), PARTS).build_model()
+    path = tmp_path / ("model.safetensors" if kind != "pth" else "model.pth")
+    (torch.save if kind == "pth" else save_file)(source.state_dict(), path)
+    made = task()
+    made.settings.run.init_from = str(tmp_path if kind == "folder" else path)
+    with pytest.raises(DataError, match=r"fc\.weight"):
+        made.build_model()
+    made.settings.run.init_allow = ["fc.*"]
+    model = made.build_model()
+    assert torch.equal(model.blocks[0].mlp[0].weight, source.blocks[0].mlp[0].weight)
+    assert torch.equal(model.embedding.input_bn.running_mean, source.embedding.input_bn.running_mean)
+    assert model.fc.weight.shape[0] == 3
 
 
 def test_passes_and_facts():

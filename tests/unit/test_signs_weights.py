@@ -95,3 +95,10 @@ def test_saved_files_hold_tensors_and_plain_facts_only(tmp_path):
     assert Schema.from_json(loaded["facts"]["info"]["schema"]) == KARSL
     model().load_state_dict(weights.load_pth(tmp_path / "deep" / "7.pth"), strict=True)
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["7.pth"]
+
+
+def test_a_broken_safetensors_file_is_one_line(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"not tensors at all")
+    with pytest.raises(DataError, match=r"model\.safetensors cannot be read") as caught:
+        weights.read_weights(tmp_path)
+    assert "\n" not in str(caught.value)

@@ -117,8 +117,7 @@ class FileStore:
 
     def claim(self, key: str) -> bool:
         """Take a lock that ends with this process; False when another living process holds it."""
-        place = self._path(key)
-        path = place.with_name(f"{_OWN}lock-{place.name}")
+        path = self._lock_path(key)
         if str(path) in _claims:
             return True
         with _medium("lock", path):
@@ -130,20 +129,31 @@ class FileStore:
         _claims[str(path)] = descriptor
         return True
 
+    def release(self, key: str) -> None:
+        """Let go of a lock that `claim` took; no error without one."""
+        descriptor = _claims.pop(str(self._lock_path(key)), None)
+        if descriptor is not None:
+            os.close(descriptor)
+
     def sweep(self, prefix: str) -> None:
         """Remove temporary files of dead writers below `prefix`."""
         top = self.path / prefix
         with _medium("sweep", top):
             for folder, _, names in os.walk(top, topdown=False, onerror=_raise_unless_gone):
-                for name in names:
-                    if name.startswith(_TEMPORARY):
-                        _remove_unless_locked(Path(folder, name))
-                self._drop_empty(Path(folder))
+                left = [name for name in names if name.startswith(_TEMPORARY)]
+                for name in left:
+                    _remove_unless_locked(Path(folder, name))
+                if left:  # any other empty folder may be one that a living writer has just made
+                    self._drop_empty(Path(folder))
 
     def _path(self, key: str) -> Path:
         parts = key.split("/")
         assert not any(part in ("", ".", "..") or part.startswith(_OWN) for part in parts), key
         return self.path.joinpath(*parts)
+
+    def _lock_path(self, key: str) -> Path:
+        place = self._path(key)
+        return place.with_name(f"{_OWN}lock-{place.name}")
 
     def _drop_empty(self, folder: Path) -> None:
         with suppress(OSError):  # not empty: the usual way to end

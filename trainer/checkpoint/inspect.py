@@ -56,11 +56,14 @@ def prune_checkpoints(store: Store, run: str, keep_last: int, keep_best: bool = 
         return []
     if not store.claim(f"{run}/{OWNER_LOCK}"):
         raise RunError(f"run {run} in {store.url} is being trained; stop it first, or let its own retention do it")
-    hints = {str(read_hint(store, run, LATEST_HINT)), str(read_hint(store, run, BEST_HINT)) if keep_best else ""}
-    known = [describe(store, run, folder.name) for folder in folders.values()]
-    doomed = choose(known, keep_last, keep_best, hints)
-    for name in doomed:
-        remove(store, run, folders[name])
+    try:
+        hints = {str(read_hint(store, run, LATEST_HINT)), str(read_hint(store, run, BEST_HINT)) if keep_best else ""}
+        known = [describe(store, run, folder.name) for folder in folders.values()]
+        doomed = choose(known, keep_last, keep_best, hints)
+        for name in doomed:
+            remove(store, run, folders[name])
+    finally:
+        store.release(f"{run}/{OWNER_LOCK}")
     return doomed
 
 

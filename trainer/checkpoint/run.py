@@ -86,6 +86,7 @@ class Run:
         if not self.is_complete:
             with suppress(InfrastructureError):
                 lives.end(self.store, self.name, self.id, code, reason)
+        self.store.release(self.key(OWNER_LOCK))
 
     def complete(self, record: dict[str, Any]) -> None:
         """Mark the run as finished at its length. Raises SupersededError."""

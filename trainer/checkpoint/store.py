@@ -1,4 +1,4 @@
-"""Where a run's files live: eight verbs over keys, so few that a new kind of storage is one small class.
+"""Where a run's files live: nine verbs over keys, so few that a new kind of storage is one small class.
 
 Keys are relative paths with `/` (never a leading one, never `..`). A `put` is atomic: readers see the whole
 object or none. Everything about manifests, attempts and retention is policy above this interface.
@@ -74,6 +74,10 @@ class Store(Protocol):
 
         A store that has no such locks (an object store) answers True.
         """
+        ...
+
+    def release(self, key: str) -> None:
+        """Let go of a lock that `claim` took; no error without one."""
         ...
 
     def sweep(self, prefix: str) -> None:

@@ -4,6 +4,7 @@ A TrainerError is one line on stderr a problem and its own code; a wrong command
 of ours and keeps its traceback, with 1.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -62,6 +63,9 @@ app.add_typer(checkpoints.app)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and give its exit code."""
+    # OpenMP threads that wait by spinning starve each other where cores are shared (a step took five times as long
+    # beside one busy neighbour); with few spins they sleep. Read when torch is imported, which is later.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     given = normalise(sys.argv[1:] if arguments is None else arguments)
     try:
         code = app(given, prog_name="trainer", standalone_mode=False)

@@ -31,6 +31,8 @@ class SchemaSettings(Section):
     features: list[str] = setting([])
     """Names per keypoint, e.g. x, y, z, v. A feature named `v` is the visibility, 0 where a part is missing."""
     groups: list[GroupSettings] = setting([])
+    cyclic: list[str] = setting([])
+    """Features in turns (0..1 around the circle, negative: no reading); the model sees sine, cosine and a flag."""
 
 
 class SamplingSettings(Section):
@@ -62,6 +64,8 @@ class AugmentSettings(Section):
     """Largest shift; of the pose group only, the others are centred on themselves."""
     time_warp: float = setting(0.0, ge=0, lt=1)
     """Strength of a smooth change of speed within the clip."""
+    crop: float = setting(0.0, ge=0, lt=0.5)
+    """Largest share that is cut off each end of the clip."""
     frame_drop: float = setting(0.0, ge=0, lt=1)
     """Probability that a frame is replaced by the one before it."""
     group_drop: float = setting(0.0, ge=0, lt=1)
@@ -107,10 +111,9 @@ class SignsData(Section):
     """Last word id, inclusive; null takes all there are."""
     dataset_schema: SchemaSettings = setting(SchemaSettings())
     normalise: Literal["none", "legacy", "anchored", "recording"] = setting("anchored")
-    """Per frame and group (`anchored`, `legacy`), per recording and feature (`recording`: centre on the first
-    frames, divide by the spread), or none."""
+    """Per frame and group (`anchored`, `legacy`), per recording (`recording`: minus the mean position), or none."""
     derive: list[Literal["velocity", "length"]] = setting([])
-    """Further features computed from the sampled clip: differences between frames; the recording's length."""
+    """Further features computed from the sampled clip: differences of coordinates to the frame before; the length."""
     bad_samples: Literal["fail", "skip"] = setting("fail", matters=False)
     """What to do with NaN, wrong shapes, truncated files, unknown labels."""
     bad_budget: int = setting(100, ge=0, matters=False)

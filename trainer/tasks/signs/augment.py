@@ -1,6 +1,6 @@
 """Augmentation of training clips (signs.md 6): every draw is keyed by (seed, "augment", epoch) and the sample.
 
-    positions: jitter, time warp, frame drop     -> before the frames are read
+    positions: jitter, warp, crop, frame drop    -> before the frames are read
     frames:    flip, rotation, scale, shift      -> one row permutation and one matrix a clip, on the gathered frames
     clips:     noise                             -> on the sampled frames
 
@@ -57,11 +57,14 @@ class Augmenter:
         return Draws(self.sampling.jitter * jitter, pad)
 
     def change_positions(self, positions: Positions, lengths: Ints, indices: Ints, epoch: int) -> Positions:
-        """Time warp and frame drop."""
+        """Time warp, crop and frame drop."""
         at = positions.at
         if self.settings.time_warp:
             strength = self.settings.time_warp * (2.0 * uniform(self.key(epoch, "warp"), indices, 2) - 1.0)
             at = warp(at, lengths, strength)
+        if self.settings.crop:
+            cut = self.settings.crop * uniform(self.key(epoch, "crop"), indices, 2)
+            at = crop(at, lengths, cut[:, :1], cut[:, 1:])
         if self.settings.frame_drop:
             drop = uniform(self.key(epoch, "frame_drop"), indices, at.shape[1]) < self.settings.frame_drop
             at = hold(at, drop)
@@ -178,6 +181,13 @@ def warp(at: Floats, lengths: Ints, strength: Floats) -> Floats:
     slow, fast = strength[:, :1], strength[:, 1:]
     warped = unit + slow * np.sin(np.pi * unit) / (2 * np.pi) + fast * np.sin(2 * np.pi * unit) / (4 * np.pi)
     return np.asarray(np.clip(warped * frames - 0.5, 0.0, frames - 1.0))
+
+
+def crop(at: Floats, lengths: Ints, head: Floats, tail: Floats) -> Floats:
+    """Positions `[b, t]` squeezed into what is left when the shares `head` and `tail` `[b, 1]` are cut off the ends."""
+    frames = lengths[:, None].astype(np.float64)
+    unit = head + (1.0 - head - tail) * (at + 0.5) / frames
+    return np.asarray(np.clip(unit * frames - 0.5, 0.0, frames - 1.0))
 
 
 def hold(at: Floats, drop: Flags) -> Floats:

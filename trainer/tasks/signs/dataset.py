@@ -25,6 +25,8 @@ from trainer.tasks.signs.packed import Recordings
 from trainer.tasks.signs.sampling import Flags, Ints, Values
 from trainer.tasks.signs.schema import Schema
 
+_PART = 32
+"""Clips that are made at a time: arrays of more are handed back to the system each time, which costs as much again."""
 _STATISTICS_BATCH = 64
 _STATISTICS_SAMPLES = 8192
 _SMALLEST_VARIANCE = 1e-8
@@ -46,10 +48,10 @@ class Source:
             name = self.recordings.names[int(empty[0])]
             raise DataError(f"{self.recordings.path}: recording {name} has no frame; remove it and pack again")
 
-    @property
+    @cached_property
     def schema(self) -> Schema:
-        """The layout on disk."""
-        return self.recordings.schema
+        """The layout of loaded frames: that on disk, with cyclic features unrolled."""
+        return self.recordings.schema.unrolled()
 
     @cached_property
     def input_schema(self) -> Schema:
@@ -62,21 +64,22 @@ class Source:
         return self.recordings.normalisation if self.data.normalise == "none" else self.data.normalise
 
     @cached_property
-    def statistics(self) -> normalise.RecordingStatistics:
-        """Centre and spread of every recording, for `normalise: recording`."""
+    def centres(self) -> Values:
+        """Mean position of every recording `[n, g, f]`, for `normalise: recording`."""
         all_of = self.recordings
-        return normalise.recording_statistics(all_of.frames, all_of.starts, all_of.lengths, self.schema)
+        return normalise.recording_centres(all_of.frames, all_of.starts, all_of.lengths, all_of.schema)
 
     def load(self, rows: Ints, clip: Ints, frame_rows: Ints) -> tuple[Values, Flags]:
         """Normalised frames `[u, k, f]` and their groups `[u, g]`; `clip` points into the recordings `rows`."""
+        schema = self.recordings.schema
         frames = sampling.read_frames(self.recordings.frames, frame_rows)
-        present = sampling.present_groups(frames, self.schema)
-        sampling.clear_missing(frames, present, self.schema)
+        present = sampling.present_groups(frames, schema)
+        sampling.clear_missing(frames, present, schema)
         if self.data.normalise == "recording":
-            normalise.normalise_recording(frames, present, rows[clip], self.statistics, self.schema)
+            normalise.centre_recording(frames, present, rows[clip], self.centres, schema)
         else:
-            normalise.normalise_frames(frames, present, self.schema, self.data.normalise)
-        return frames, present
+            normalise.normalise_frames(frames, present, schema, self.data.normalise)
+        return normalise.unroll(frames, schema), present
 
 
 class SignsDataSet:
@@ -100,7 +103,7 @@ class SignsDataSet:
             data, raw = source.data, source.profile == "raw"
             self.augmenter = Augmenter(data.augment, data.sampling, source.schema, raw, seed)
         if source.data.normalise == "recording":
-            _ = source.statistics  # made here, because `take` must not change anything
+            _ = source.centres  # made here, because `take` must not change anything
         barred = set(source.data.augment.flip_except)
         self.may_flip = np.array([info.word not in barred for info in source.recordings.classes], np.bool_)
 
@@ -154,7 +157,17 @@ class SignsDataSet:
 
     def _clips(self, indices: Indices, epoch: int) -> tuple[Values, Flags]:
         """Clips `[b, t, k, f']` with derived features, and their groups `[b, t, g]`."""
-        recordings, rows = self.source.recordings, self.rows[indices]
+        schema, num_frames = self.source.input_schema, self.source.data.sampling.frames
+        clips = np.empty((len(indices), num_frames, schema.num_keypoints, schema.num_features), np.float32)
+        present = np.empty((len(indices), num_frames, schema.num_groups), np.bool_)
+        for start in range(0, len(indices), _PART):
+            part = slice(start, start + _PART)
+            present[part] = self._fill(clips[part], indices[part], epoch)
+        return clips, present
+
+    def _fill(self, out: Values, indices: Indices, epoch: int) -> Flags:
+        """Write a few clips to `out` and return their groups."""
+        recordings, rows, schema = self.source.recordings, self.rows[indices], self.source.schema
         lengths = recordings.lengths[rows]
         where = self._positions(lengths, indices, epoch)
         gather = sampling.plan_gather(recordings.starts[rows], lengths, where.at)
@@ -162,15 +175,24 @@ class SignsDataSet:
         if self.augmenter is not None:
             change = self.augmenter.draw_change(indices, self.may_flip[recordings.label[rows]], epoch)
             frames, present = self.augmenter.change_frames(frames, present, gather.clip, change)
-        flat, has = sampling.blend(frames, present, gather, self.source.schema)
-        shape = where.valid.shape
-        clips, groups = flat.reshape(*shape, *flat.shape[1:]), has.reshape(*shape, -1)
+        derive = self.source.data.derive
+        clips = np.empty((*out.shape[:3], schema.num_features), np.float32) if derive else out
+        groups = sampling.blend(frames, present, gather, schema, clips.reshape(len(gather.low), -1))
+        groups = groups.reshape(*where.valid.shape, -1)
         if not where.valid.all():
             clips[~where.valid] = 0.0
             groups[~where.valid] = False
         if self.augmenter is not None and self.augmenter.settings.noise:
             self.augmenter.add_noise(clips, groups, indices, epoch)
-        return self._derive(clips, groups, lengths)
+        if derive:
+            more = [
+                velocity(clips, groups, schema) if w == "velocity" else length(groups, lengths, schema) for w in derive
+            ]
+            np.concatenate([clips, *more], axis=3, out=out)
+        if schema.visibility is None:
+            # As the model finds it out by itself where it gets nothing but the clip (an exported graph).
+            groups = np.stack([(out[:, :, rows] != 0).any((2, 3)) for rows in schema.rows], 2)
+        return groups
 
     def _positions(self, lengths: Ints, indices: Indices, epoch: int) -> sampling.Positions:
         """Where the frames are sampled: on the plain grid, or with this epoch's jitter and warp."""
@@ -180,25 +202,10 @@ class SignsDataSet:
         where = sampling.positions(lengths, settings, self.augmenter.draw_sampling(indices, epoch))
         return self.augmenter.change_positions(where, lengths, indices, epoch)
 
-    def _derive(self, clips: Values, present: Flags, lengths: Ints) -> tuple[Values, Flags]:
-        """Append velocity and length; without visibility a group is present where it has a value other than 0."""
-        schema = self.source.schema
-        derive = self.source.data.derive
-        if derive:
-            more = [
-                velocity(clips, present, schema) if what == "velocity" else length(present, lengths, schema)
-                for what in derive
-            ]
-            clips = np.concatenate([clips, *more], axis=3)
-        if schema.visibility is None:
-            # As the model finds it out by itself where it gets nothing but the clip (an exported graph).
-            present = np.stack([(clips[:, :, rows] != 0).any((2, 3)) for rows in schema.rows], 2)
-        return clips, present
-
 
 def velocity(clips: Values, present: Flags, schema: Schema) -> Values:
-    """Differences to the frame before `[b, t, k, values]`, 0 in the first and where a group is missing in either."""
-    values = clips[..., list(schema.values)]
+    """Differences to the frame before `[b, t, k, coordinates]`, 0 in the first and where a group lacks in either."""
+    values = clips[..., list(schema.coordinates)]
     difference = np.zeros_like(values)
     difference[:, 1:] = values[:, 1:] - values[:, :-1]
     both = present.copy()

@@ -2,10 +2,10 @@
 
 `anchored` and `legacy` work on single frames, per group: x, y, z minus an origin, divided by the 2-D distance of two
 anchors (at least 1e-6). Both may be applied to raw and to normalised recordings alike, because they take out any
-earlier shift and scale. `recording` works per feature with statistics of the whole recording. Missing groups stay 0.
+earlier shift and scale. `recording` takes the mean position over the whole recording out, group by group: it keeps
+where the parts move, and forgets where the signer stood. Missing groups stay 0.
 """
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -17,17 +17,6 @@ from trainer.tasks.signs.schema import Anchor, Schema
 Profile = Literal["none", "legacy", "anchored", "recording"]
 
 _SMALLEST_DISTANCE = 1e-6
-_SMALLEST_SPREAD = 1e-3
-_FIRST_FRAMES = 3
-"""Frames whose mean is the centre of `recording`: the resting position."""
-
-
-@dataclass(frozen=True)
-class RecordingStatistics:
-    """Centre and spread of the values of each recording, `[n, g, f]`: one per group and feature."""
-
-    centre: Values
-    spread: Values
 
 
 def normalise_frames(frames: Values, present: Flags, schema: Schema, profile: Profile) -> None:
@@ -69,30 +58,41 @@ def _mean_row(points: Values, rows: list[int]) -> Values:
     return total
 
 
-def normalise_recording(frames: Values, present: Flags, clip: Ints, stats: RecordingStatistics, schema: Schema) -> None:
-    """Apply `recording` to gathered frames `[u, k, f]` in place; `clip` `[u]` says whose statistics count."""
+def centre_recording(frames: Values, present: Flags, clip: Ints, centres: Values, schema: Schema) -> None:
+    """Apply `recording` to gathered frames `[u, k, f]` in place; `clip` `[u]` says whose of `centres` counts."""
     for group, rows in enumerate(schema.rows):
-        values = frames[:, rows]
-        values -= stats.centre[clip, group][:, None]
-        values /= stats.spread[clip, group][:, None]
+        frames[:, rows] -= centres[clip, group][:, None]
     clear_missing(frames, present, schema)
 
 
-def recording_statistics(frames: NDArray[Any], starts: Ints, lengths: Ints, schema: Schema) -> RecordingStatistics:
-    """Centre (mean of the group's first present frames) and spread (standard deviation) of every recording, streamed.
-
-    A feature that does not move keeps its scale (spread 1), visibility is left alone.
-    """
-    shape = (len(starts), schema.num_groups, schema.num_features)
-    centre, spread = np.zeros(shape, np.float32), np.ones(shape, np.float32)
-    values = list(schema.values)
+def recording_centres(frames: NDArray[Any], starts: Ints, lengths: Ints, schema: Schema) -> Values:
+    """Mean x, y, z of each group over its present frames of every recording, `[n, g, f]` (0 elsewhere), streamed."""
+    centres = np.zeros((len(starts), schema.num_groups, schema.num_features), np.float32)
+    moved = list(schema.coordinates)
     for number, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
         clip = read_frames(frames, np.arange(start, start + length))
         present = present_groups(clip, schema)
         for group, rows in enumerate(schema.rows):
-            found = clip[present[:, group], rows][..., values]
+            found = clip[present[:, group], rows][..., moved]
             if len(found):
-                centre[number, group, values] = found[:_FIRST_FRAMES].mean((0, 1))
-                deviation = found.std((0, 1))
-                spread[number, group, values] = np.where(deviation > _SMALLEST_SPREAD, deviation, 1.0)
-    return RecordingStatistics(centre, spread)
+                centres[number, group, moved] = found.mean((0, 1))
+    return centres
+
+
+def unroll(frames: Values, schema: Schema) -> Values:
+    """Frames `[u, k, f]` with each cyclic feature as sine, cosine and a flag (all 0 without a reading).
+
+    A turn cannot be averaged: between 11/12 and 0 lies not one half. So this comes before frames are blended.
+    """
+    if not schema.cyclic:
+        return frames
+    columns: list[Values] = []
+    for number, name in enumerate(schema.features):
+        value = frames[..., number]
+        if name not in schema.cyclic:
+            columns.append(value)
+            continue
+        known = (value >= 0).astype(np.float32)
+        angle = 2.0 * np.pi * value
+        columns += [np.sin(angle) * known, np.cos(angle) * known, known]
+    return np.stack(columns, axis=-1).astype(np.float32)

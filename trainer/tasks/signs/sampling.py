@@ -130,11 +130,10 @@ def clear_missing(frames: Values, present: Flags, schema: Schema) -> None:
             frames[missing, rows] = 0.0
 
 
-def blend(frames: Values, present: Flags, gather: Gather, schema: Schema) -> tuple[Values, Flags]:
-    """Sampled frames `[b * t, k, f]` and their groups `[b * t, g]` out of the gathered ones."""
-    num = len(gather.low)
+def blend(frames: Values, present: Flags, gather: Gather, schema: Schema, out: Values) -> Flags:
+    """Write sampled frames to `out` `[b * t, k * f]`, out of the gathered ones; returns their groups `[b * t, g]`."""
+    num = len(out)
     flat = frames.reshape(len(frames), -1)
-    result = np.empty((num, flat.shape[1]), np.float32)
     scratch = np.empty((min(_BLOCK, num), flat.shape[1]), np.float32)
     has_low, has_high = present[gather.low], present[gather.high]
     share = shares(has_low, has_high, gather.weight)
@@ -142,10 +141,10 @@ def blend(frames: Values, present: Flags, gather: Gather, schema: Schema) -> tup
     for start in range(0, num, _BLOCK):
         part = slice(start, min(start + _BLOCK, num))
         high = scratch[: part.stop - start]
-        np.take(flat, gather.low[part], axis=0, out=result[part], mode="clip")
+        np.take(flat, gather.low[part], axis=0, out=out[part], mode="clip")
         np.take(flat, gather.high[part], axis=0, out=high, mode="clip")
-        mix(result[part], high, share[part], schema)
-    return result.reshape(num, *frames.shape[1:]), has_low | has_high
+        mix(out[part], high, share[part], schema)
+    return has_low | has_high
 
 
 def shares(has_first: Flags, has_second: Flags, weight: Values) -> Values:

@@ -50,6 +50,8 @@ class Schema:
     name: str
     features: tuple[str, ...]
     groups: tuple[Group, ...]
+    cyclic: tuple[str, ...] = ()
+    """Features measured in turns (0..1 around the circle, negative where there is no reading), such as a roll."""
 
     def __post_init__(self) -> None:
         """Refuse what would fail deep inside. Raises SettingsError."""
@@ -139,17 +141,27 @@ class Schema:
         return tuple((a + rows.start, b + rows.start) for rows, group in pairs for a, b in group.edges)
 
     def with_derived(self, derive: Iterable[str]) -> "Schema":
-        """The layout of what the model sees: `velocity` adds d<feature> for every value, `length` adds one."""
+        """The layout of what the model sees: `velocity` adds d<feature> for every coordinate, `length` adds one."""
         added: list[str] = []
         for what in derive:
-            added += [f"d{self.features[i]}" for i in self.values] if what == "velocity" else ["length"]
+            added += [f"d{self.features[i]}" for i in self.coordinates] if what == "velocity" else ["length"]
         return replace(self, features=(*self.features, *added))
+
+    def unrolled(self) -> "Schema":
+        """The layout after `normalise.unroll`: each cyclic feature is its sine, its cosine, and whether it is known."""
+        features = [
+            part
+            for name in self.features
+            for part in ((f"{name}_sin", f"{name}_cos", f"{name}_known") if name in self.cyclic else (name,))
+        ]
+        return replace(self, features=tuple(features), cyclic=())
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists and texts, for headers and checkpoints."""
         return {
             "name": self.name,
             "features": list(self.features),
+            "cyclic": list(self.cyclic),
             "groups": [{key: _plain(value) for key, value in vars(group).items()} for group in self.groups],
         }
 
@@ -157,7 +169,7 @@ class Schema:
     def from_json(cls, data: dict[str, Any]) -> "Schema":
         """The inverse of `to_json`. Raises KeyError or TypeError on something else."""
         groups = tuple(Group(**{key: _frozen(value) for key, value in group.items()}) for group in data["groups"])
-        return cls(data["name"], tuple(data["features"]), groups)
+        return cls(data["name"], tuple(data["features"]), groups, tuple(data["cyclic"]))
 
     @classmethod
     def preset(cls, name: str) -> "Schema":
@@ -176,7 +188,7 @@ class Schema:
             anchor = _anchor(group.name, group.anchor)
             mirror = tuple(group.mirror) if group.mirror is not None else None
             groups.append(Group(group.name, group.points, mirror, group.swap_with, anchor, anchor))
-        return cls("custom", tuple(settings.features), tuple(groups))
+        return cls("custom", tuple(settings.features), tuple(groups), tuple(settings.cyclic))
 
 
 def _plain(value: Any) -> Any:
@@ -205,6 +217,8 @@ def _check(schema: Schema) -> None:
         raise SettingsError(f"{where} needs at least one feature and one group")
     if len(set(schema.features)) < schema.num_features or len(set(schema.group_names)) < schema.num_groups:
         raise SettingsError(f"{where}: names of features and of groups must be unique")
+    if not set(schema.cyclic) <= set(schema.features) - {*COORDINATES, VISIBILITY}:
+        raise SettingsError(f"{where}: cyclic must name features other than x, y, z, v, got {list(schema.cyclic)}")
     sizes = {group.name: group.points for group in schema.groups}
     partners = {group.name: group.swap_with for group in schema.groups}
     for group in schema.groups:
@@ -254,5 +268,5 @@ _GLOVE = ("x", "y", "z", "roll", "thumb", "fore", "index", "ring")
 PRESETS: dict[str, Schema] = {
     "karsl": Schema("karsl", _XYZV, (_POSE, _FACE, _hand("rh", "lh"), _hand("lh", "rh"))),
     "mediapipe_hands": Schema("mediapipe_hands", _XYZV, (_hand("rh", "lh"), _hand("lh", "rh"))),
-    "powerglove": Schema("powerglove", _GLOVE, (Group("glove", 1),)),
+    "powerglove": Schema("powerglove", _GLOVE, (Group("glove", 1),), cyclic=("roll",)),
 }

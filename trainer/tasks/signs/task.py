@@ -67,10 +67,16 @@ class SignsTask:
         return input_statistics(SignsDataSet(self.source, self.parts["train"]))
 
     def build_model(self) -> nn.Module:
-        """A fresh model, its input statistics already those of the training split."""
+        """A fresh model with the input statistics of the training split; with `run.init_from`, that file's weights.
+
+        The file's input statistics come with its weights, because these were trained on inputs scaled by them.
+        """
         model = weights.build(self.settings, self.source.input_schema, len(self.recordings.classes))
         if isinstance(model.embedding.input_bn, DatasetNorm):
             model.embedding.input_bn.set_statistics(*self.statistics)
+        run = self.settings.run
+        if run.init_from is not None:
+            weights.load_into(model, weights.read_weights(run.init_from), run.init_allow, run.init_from)
         return model
 
     def train_data(self) -> SignsDataSet:

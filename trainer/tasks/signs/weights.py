@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from trainer.config.signs import SignsModel, SignsSettings
@@ -29,6 +31,22 @@ FORMAT = "signs-model-1"
 def build(settings: SignsSettings, schema: Schema, num_classes: int) -> STTransformer:
     """A fresh model for clips of `schema` (derived features included)."""
     return STTransformer(schema, num_classes, settings.model, settings.data.sampling.frames)
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The state dict of a `.pth` or `.safetensors` file, or of a checkpoint's folder. Raises DataError."""
+    file = Path(path)
+    if file.is_dir():
+        file = file / "model.safetensors"
+    return _load_safetensors(file) if file.suffix == ".safetensors" else load_pth(file)
+
+
+def _load_safetensors(file: Path) -> dict[str, Tensor]:
+    """Tensors by their bare names."""
+    try:
+        return {bare(name): tensor for name, tensor in load_file(file).items()}
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{file} cannot be read as safetensors ({_first_line(error)}); give other weights") from error
 
 
 def load_pth(path: str | Path) -> dict[str, Tensor]:
