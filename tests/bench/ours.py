@@ -60,11 +60,17 @@ class OwnWay:
         self.step += 1
         self.publisher.submit(State(training.tensors(), {"cursor": {}}), step=self.step, epoch=0)
 
+    def is_done(self) -> bool:
+        """Whether it is published."""
+        done = self.publisher.flush(timeout=0.0)
+        if self.publisher.error:
+            raise self.publisher.error
+        return done
+
     def wait(self) -> None:
         """Return when it is published."""
         self.publisher.flush()
-        if self.publisher.error:
-            raise self.publisher.error
+        assert self.is_done()
 
 
 @contextmanager

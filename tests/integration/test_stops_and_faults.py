@@ -2,12 +2,13 @@
 
 import json
 import math
+import subprocess
 
 import pytest
 import torch
 
 from tests.toy import Attempt, ToyTask, toy_settings, train_toy
-from trainer.errors import RunError, SettingsError, Stopped
+from trainer.errors import InfrastructureError, RunError, SettingsError, Stopped
 
 
 def events(folder, *names):
@@ -139,3 +140,35 @@ def test_the_average_of_the_weights_is_evaluated_and_survives_a_resume(tmp_path)
 
 def test_more_processes_than_samples_still_train(tmp_path):
     assert Attempt(toy_settings(tmp_path, num_samples=3, batch_size=3), 4).wait() == [0] * 4
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 256 KiB; skipped where this user may not mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True, check=False
+    )
+    if made.returncode:
+        pytest.skip(f"cannot mount a small file system: {made.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_disk_that_fills_up_ends_with_170_and_loses_nothing(small_disk):
+    settings = {"num_epochs": 20, "checkpoint__milestones": "every 1 steps", "checkpoint__every": "every 2 steps"}
+    with pytest.raises(InfrastructureError, match=r"No space left on device; free space there"):
+        train_toy(toy_settings(small_disk, **settings))
+    reached = newest(small_disk)["cursor"]["step"]
+    assert reached > 2
+    subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
+    train_toy(toy_settings(small_disk, **settings))
+    assert newest(small_disk)["cursor"]["step"] == 140
+
+
+def test_a_read_only_store_ends_with_170_before_anything_is_trained(small_disk):
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(InfrastructureError, match=r"Read-only file system; mount it writable"):
+        train_toy(toy_settings(small_disk))
+    assert list(small_disk.iterdir()) == []

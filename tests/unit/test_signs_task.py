@@ -58,6 +58,11 @@ def test_sums_of_micro_batches_add_up_to_those_of_the_batch():
     assert whole.sums["top1"].item() == pytest.approx(sum(p.sums["top1"].item() for p in parts), rel=1e-5)
     counts = [made.counts(part, 2)["loss"] for part in (indices, indices[:1], indices[1:])]
     assert counts[0] == pytest.approx(counts[1] + counts[2])
+    everything = np.arange(14)
+    batch = made.train_data().take(everything, 2)
+    blended = batch["mix"] * batch["weight"] + (1 - batch["mix"]) * batch["weight_b"]
+    assert made.counts(everything, 2)["loss"] == pytest.approx(blended.sum().item(), rel=1e-6)
+    assert blended.sum().item() != pytest.approx(batch["weight"].sum().item(), rel=1e-3)
 
 
 def test_class_weights_make_every_class_count_alike():
