@@ -33,10 +33,10 @@ from trainer.errors import InfrastructureError, RunError, Stopped, SupersededErr
 from trainer.finish import finish
 from trainer.tasks.registry import load
 from trainer.telemetry.bus import Bus
-from trainer.telemetry.events import AttemptEnded, Metrics, Noted, TimeAccounted
+from trainer.telemetry.events import AttemptEnded, Event, Metrics, Noted, TimeAccounted
 from trainer.telemetry.ledger import Ledger
 from trainer.telemetry.listeners import listeners
-from trainer.telemetry.reading import Record, highest, read_run
+from trainer.telemetry.reading import Record, highest, read_run, select
 
 _STOPS: dict[int, type[TrainerError]] = {
     error.exit_code: error for error in (Stopped, InfrastructureError, SupersededError, RunError)
@@ -135,6 +135,8 @@ def go_through(task: Task, settings: CommonSettings, world: World, attempt: Atte
     name, is_complete = world.share((attempt.run.name, attempt.run.is_complete) if attempt.run else None)
     if is_complete:
         return complete_already(settings, attempt, name)
+    if settings.run.init_from and world.share(bool(select(attempt.history, "CheckpointPublished"))):
+        settings.run.init_from = None  # the run has weights of its own, and the file may be gone
     parts = parts or build_parts(task, settings, world)
     job = assemble(
         task, settings, world, parts, attempt.bus, attempt.run, attempt.publisher, attempt.clock, attempt.stop
@@ -165,6 +167,7 @@ def open_attempt(task: Task, settings: CommonSettings, world: World, attempt: At
     """Open the store, find or make the run, and set up who listens. First rank only."""
     store = open_store(settings.run.store)
     flat = matters(settings)
+    early: list[Event] = []
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     attempt.run = open_run(
         store,
@@ -178,7 +181,7 @@ def open_attempt(task: Task, settings: CommonSettings, world: World, attempt: At
         resume_with_changes=settings.run.resume_with_changes,
         max_dead_attempts=settings.run.max_dead_attempts,
         length={"num_epochs": settings.num_epochs, "max_steps": settings.max_steps},
-        events=attempt.bus.emit,
+        events=early.append,
     )
     run = attempt.run
     if run.is_complete:
@@ -195,6 +198,8 @@ def open_attempt(task: Task, settings: CommonSettings, world: World, attempt: At
         history=attempt.history,
     )
     attempt.bus.add(*found)
+    for event in early:  # said before anybody could listen
+        attempt.bus.emit(event)
     attempt.ledger = next(listener for listener in found if isinstance(listener, Ledger))
     attempt.publisher = Publisher(
         run,

@@ -191,7 +191,7 @@ def test_each_signer_is_left_out_once(data, tmp_path, capsys):
     assert [fold["held_out"] for fold in first["folds"]] == ["01", "02"]
     for fold in first["folds"]:
         own = json.loads((tmp_path / fold["run"] / "run.json").read_text())["config"]
-        assert own["data"]["split"]["val_signers"] == [fold["held_out"]]
+        assert own["data"]["split"]["test_signers"] == [fold["held_out"]]
     mean = sum(fold["metrics"]["val/top1"] for fold in first["folds"]) / 2
     assert first["spread"]["val/top1"]["mean"] == pytest.approx(mean)
     assert json.loads((tmp_path / "folds/loso/folds.json").read_text()) == first

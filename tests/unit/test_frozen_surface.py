@@ -45,7 +45,7 @@ COMMANDS = """
     config: SETTINGS --changed --json --plan --schema --yaml
     evaluate: SETTINGS --checkpoint --json RUN
     export: SETTINGS --checkpoint --format --json --out RUN
-    prepare: PATHS --bad-samples --config --difficulty --dtype --json --layout --overwrite --set --show
+    prepare: PATHS --bad-samples --check --config --difficulty --dtype --json --layout --overwrite --set --show
     prepare: --repetitions --signers --synthetic --words
     report: --json --out --store RUN
     train: SETTINGS --folds --json

@@ -18,7 +18,8 @@ from trainer.tasks import registry
 PathsArgument = Annotated[
     list[Path],
     typer.Argument(
-        help="SOURCE and TARGET; TARGET alone with --synthetic; a packed folder with --show.", metavar="PATHS"
+        help="SOURCE and TARGET; TARGET alone with --synthetic; a packed folder with --show or --check.",
+        metavar="PATHS",
     ),
 ]
 SyntheticOption = Annotated[bool, typer.Option("--synthetic", help="Generate recordings instead of reading some.")]
@@ -30,6 +31,9 @@ LayoutOption = Annotated[str | None, typer.Option(help="Layout of SOURCE; found 
 DtypeOption = Annotated[Literal["float32", "float16"], typer.Option(help="Number format of the packed frames.")]
 BadOption = Annotated[Literal["fail", "skip"] | None, typer.Option(help="What to do with bad samples.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a packed TARGET.")]
+CheckOption = Annotated[
+    bool, typer.Option("--check", help="Verify the packed TARGET and say what is in it: counts, lengths, faults.")
+]
 ShowOption = Annotated[
     list[str] | None,
     typer.Option(help="Draw this word (its id or name) as stick figures; may be repeated.", metavar="WORD"),
@@ -48,6 +52,7 @@ def prepare(
     bad_samples: BadOption = None,
     overwrite: OverwriteOption = False,
     show: ShowOption = None,
+    check: CheckOption = False,
     config: ConfigOption = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,
@@ -63,16 +68,18 @@ def prepare(
     }
     flags = {name: str(value) for name, value in given.items() if value is not None}
     settings = cast(SignsSettings, SettingsArguments(config, overrides or [], flags).load().settings)
-    source, target = _ends(paths, synthetic, bool(show))
+    source, target = _ends(paths, synthetic, bool(show) or check)
     files, summary = [], f"{target} is packed already"
     if source or synthetic:
         summary = _pack(settings, source, target, dtype, overwrite)
     if show:
         files = _draw(settings.task, target, show)
+    findings = registry.load(settings.task, "check").check(target) if check else None
     if as_json:
-        print_json({"path": target, "summary": summary, "pictures": files})
+        found = findings.to_json() if findings else None
+        print_json({"path": target, "summary": summary, "pictures": files, "check": found})
         return 0
-    print(summary)
+    print(findings.to_text() if findings else summary)
     for file in files:
         print(file)
     return 0

@@ -4,12 +4,16 @@ order (seed, epoch) ─► plan: global batch of a step ─► share of a rank �
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
 
 from trainer.data.dataset import Indices
 from trainer.data.order import epoch_order
+
+_BLOCK = 1 << 16
+"""Elements of an order that are worked out at once: half a megabyte, and the cost of a slice spread over many."""
 
 
 class Plan(Protocol):
@@ -39,7 +43,19 @@ class FixedPlan:
     def batch(self, epoch: int, step: int) -> Indices:
         """Slice `step` of the epoch's order."""
         start = step * self.batch_size
-        return epoch_order(self.num_samples, self.seed, epoch).slice(start, start + self.batch_size)
+        stop = min(start + self.batch_size, self.num_samples)
+        first, last = start // _BLOCK, (stop - 1) // _BLOCK
+        blocks = [_block(self.num_samples, self.seed, epoch, number) for number in range(first, last + 1)]
+        joined = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+        return joined[start - first * _BLOCK : stop - first * _BLOCK]
+
+
+@lru_cache(maxsize=4)
+def _block(num_samples: int, seed: int, epoch: int, number: int) -> Indices:
+    """One block of an epoch's order, read-only because it is shared."""
+    block = epoch_order(num_samples, seed, epoch).slice(number * _BLOCK, (number + 1) * _BLOCK)
+    block.flags.writeable = False
+    return block
 
 
 def share(indices: Indices, rank: int, world_size: int) -> Indices:

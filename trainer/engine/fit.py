@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from trainer.checkpoint import crash
 from trainer.data.prefetch import Prefetcher
-from trainer.engine.checkpoints import checkpoint, flush, go_on_from_checkpoint, roll_back
+from trainer.engine.checkpoints import checkpoint, flush, go_on_from_checkpoint, roll_back, warm_buffers
 from trainer.engine.job import Job
 from trainer.engine.logpoint import log_point
 from trainer.engine.memory import collect, collector_by_hand, empty_cache, freeze_objects
@@ -70,6 +70,7 @@ def incoming(job: Job) -> Iterator[StepBatch]:
             if is_first:
                 is_first = False
                 freeze_objects()
+                warm_buffers(job)
                 job.watchdog.first_step_done()
     finally:
         batches.close()

@@ -90,7 +90,8 @@ def train_step(job: Job, mailbox: Mailbox, batch: StepBatch) -> Verdict | None:
     if job.world.size > 1:
         values = torch.cat([values, summed_flags(job)])
     verdict = mailbox.post(job.cursor.step, batch, values)
-    job.module.zero_grad(set_to_none=True)
+    for parameter in job.parameters:
+        parameter.grad = None
     job.cursor.updates += is_applied
     return verdict
 

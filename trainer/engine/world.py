@@ -3,6 +3,7 @@
 None of them runs in every step: gradients are reduced by DDP, everything else at log points, passes and the end.
 """
 
+import ctypes
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -87,7 +88,17 @@ def join_world(settings: CommonSettings, environ: Mapping[str, str] = os.environ
     except (RuntimeError, ValueError) as error:
         where = f"{environ.get('MASTER_ADDR')}:{environ.get('MASTER_PORT')}"
         raise InfrastructureError(f"cannot join the {size} processes at {where}: {error}") from error
+    never_destroy(dist.group.WORLD)
     return World(dist.get_rank(), size, local_rank, local_size, device, owns_group=True)
+
+
+def never_destroy(group: object) -> None:
+    """Leak a reference to a process group, so that its destructor never runs.
+
+    Gloo's destructor (torch 2.13) joins a thread that may be waiting for the interpreter's lock, which the thread that
+    destroys it holds: the process hangs for ever, in one of a few dozen exits, whoever drops the last reference.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(group))
 
 
 def is_peer_loss(error: BaseException) -> bool:

@@ -78,6 +78,7 @@ def summarize_table(table: Tensor, known: Known) -> tuple[Metrics, dict[str, Any
     calibration, error = reliability(rows["confidence"], rows["top1"])
     metrics: Metrics = {name: _mean(rows[name]) for name in ("loss", "top1", "top5")}
     metrics["macro_f1"] = macro_f1(confusion)
+    metrics["top_prediction_share"] = float(confusion.sum(0).max() / size) if size else None
     metrics["ece"] = error
     per_signer = by_signer(rows["top1"], known)
     metrics.update({f"top1_signer_{name}": per_signer.get(name, {}).get("top1") for name in known.signers})
@@ -97,6 +98,7 @@ def summarize_table(table: Tensor, known: Known) -> tuple[Metrics, dict[str, Any
 def metric_names(signers: list[str]) -> dict[str, str]:
     """The closed set of metrics with the better direction of each."""
     names = {"loss": "min", "top1": "max", "top5": "max", "macro_f1": "max", "ece": "min"}
+    names["top_prediction_share"] = "min"
     return names | {f"top1_signer_{name}": "max" for name in signers}
 
 
