@@ -22,7 +22,7 @@ def gradient(settings, step: int) -> Tensor:
     job = assemble(
         task, settings, world, build_parts(task, settings, world), Bus(), None, None, Clock(), StopRequests()
     )
-    backward(job, job.source.step(0, step))
+    backward(job, job.source.steps(0, range(step, step + 1))[0])
     flat = torch.cat([parameter.grad.reshape(-1) for parameter in job.model.parameters()])
     world.leave()
     return flat

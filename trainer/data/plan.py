@@ -60,9 +60,11 @@ def _block(num_samples: int, seed: int, epoch: int, number: int) -> Indices:
 
 def share(indices: Indices, rank: int, world_size: int) -> Indices:
     """The part of a global batch that `rank` works on: contiguous, sizes differ by one at most, may be empty."""
-    return np.array_split(indices, world_size)[rank]
+    return indices if world_size == 1 else np.array_split(indices, world_size)[rank]
 
 
 def micro_batches(indices: Indices, accumulation: int) -> list[Indices]:
     """A rank's share cut into at most `accumulation` micro-batches, none of them empty."""
+    if accumulation == 1:
+        return [indices] if len(indices) else []
     return [part for part in np.array_split(indices, accumulation) if len(part)]

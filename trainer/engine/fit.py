@@ -62,16 +62,19 @@ def incoming(job: Job) -> Iterator[StepBatch]:
         while not job.is_done:
             if not is_first:
                 job.clock.switch("data_wait")
-            batch = next(batches)
+            chunk = next(batches)
             if is_first:
-                warm_up(job, batch)
+                warm_up(job, chunk[0])
             job.clock.switch("productive")
-            yield batch
-            if is_first:
-                is_first = False
-                freeze_objects()
-                warm_buffers(job)
-                job.watchdog.first_step_done()
+            for batch in chunk:
+                yield batch
+                if is_first:
+                    is_first = False
+                    freeze_objects()
+                    warm_buffers(job)
+                    job.watchdog.first_step_done()
+                if job.is_done:
+                    break
     finally:
         batches.close()
 

@@ -150,11 +150,11 @@ class LoaderSource:
         """Samples of one walk over the loader."""
         return count_samples(self._loader)
 
-    def walk(self, cursor: Cursor, num_epochs: int) -> Iterator[StepBatch]:
-        """Every batch from the cursor on."""
+    def walk(self, cursor: Cursor, num_epochs: int) -> Iterator[list[StepBatch]]:
+        """Every batch from the cursor on, one by one."""
         start = cursor.batch
         for epoch in range(cursor.epoch, num_epochs):
-            yield from self._walk_epoch(epoch, start)
+            yield from ([step] for step in self._walk_epoch(epoch, start))
             start = 0
 
     def _walk_epoch(self, epoch: int, start: int) -> Iterator[StepBatch]:

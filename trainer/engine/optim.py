@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from trainer.config.settings import OptimSettings
 from trainer.errors import SettingsError
 
+_CLIP_EPS = 1e-6
+"""As in `torch.nn.utils.clip_grad_norm_`."""
+
 
 def freeze(model: nn.Module, patterns: list[str]) -> None:
     """Take parameters out of training by name pattern. Raises SettingsError for a pattern that matches none."""
@@ -60,8 +63,9 @@ def clip(grads: list[Tensor], limit: float | None) -> Tensor:
     if not grads:
         return torch.zeros(())
     norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
-    if limit is not None:
-        torch._foreach_mul_(grads, (limit / (norm + 1e-6)).clamp(max=1.0))
+    # On the CPU the norm can be looked at for nothing, and most steps need no scaling.
+    if limit is not None and not (norm.is_cpu and norm.item() + _CLIP_EPS <= limit):
+        torch._foreach_mul_(grads, (limit / (norm + _CLIP_EPS)).clamp(max=1.0))
     return norm
 
 

@@ -45,12 +45,13 @@ class Mailbox:
         self._is_late = is_late
         self._pending: tuple[int, StepBatch, Tensor, Any] | None = None
 
-    def post(self, step: int, batch: StepBatch, values: Tensor) -> Verdict | None:
-        """Send the numbers of a step; returns those of the last one that has arrived."""
+    def post(self, step: int, batch: StepBatch, norm: Tensor, flags: Tensor | None) -> Verdict | None:
+        """Send norm and flags (None for one process) of a step; returns those of the last one that has arrived."""
         if not self._is_late:
-            return _verdict(step, batch, values)
+            return Verdict(step, batch, norm.item(), [] if flags is None else flags.tolist())
         arrived = self.collect()
         event = None
+        values = norm.reshape(1) if flags is None else torch.cat([norm.reshape(1), flags])
         if values.device.type == "cuda":
             values = values.to("cpu", non_blocking=True)
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -66,13 +67,8 @@ class Mailbox:
         self._pending = None
         if event is not None:
             event.synchronize()
-        return _verdict(step, batch, values)
-
-
-def _verdict(step: int, batch: StepBatch, values: Tensor) -> Verdict:
-    """Split norm and flags."""
-    norm, *flags = values.tolist()
-    return Verdict(step, batch, norm, flags)
+        norm, *flags = values.tolist()
+        return Verdict(step, batch, norm, flags)
 
 
 def train_step(job: Job, mailbox: Mailbox, batch: StepBatch) -> Verdict | None:
@@ -86,10 +82,7 @@ def train_step(job: Job, mailbox: Mailbox, batch: StepBatch) -> Verdict | None:
     norm = clip(gradients(job.optimizer), job.settings.optim.clip)
     is_applied = update(job, norm)
     job.meter.add_step(batch.counts, batch.num_samples, norm, not is_applied)
-    values = norm.reshape(1)
-    if job.world.size > 1:
-        values = torch.cat([values, summed_flags(job)])
-    verdict = mailbox.post(job.cursor.step, batch, values)
+    verdict = mailbox.post(job.cursor.step, batch, norm, summed_flags(job) if job.world.size > 1 else None)
     for parameter in job.parameters:
         parameter.grad = None
     job.cursor.updates += is_applied

@@ -7,7 +7,6 @@ but makes the reduced gradient of the carrier the mean of all ranks' flags: agre
 """
 
 import copy
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +30,8 @@ class StepModule(nn.Module):
     def forward(self, batch: Batch, scales: dict[str, float], flags: Tensor | None) -> tuple[Tensor, Loss]:
         """The scalar to go backward from, and what the task gave."""
         loss = self._task.loss(self.model, batch)
-        total = cast(Tensor, sum(term * scales[name] for name, term in loss.terms.items()))
+        weighed = [term * scales[name] for name, term in loss.terms.items()]
+        total = weighed[0] if len(weighed) == 1 else torch.stack(weighed).sum()
         if self.carrier is not None and flags is not None:
             total = total + (self.carrier * flags).sum()
         return total, loss
