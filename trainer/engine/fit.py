@@ -16,7 +16,7 @@ from trainer.data.prefetch import Prefetcher
 from trainer.engine.checkpoints import checkpoint, flush, go_on_from_checkpoint, roll_back, warm_buffers
 from trainer.engine.job import Job
 from trainer.engine.logpoint import log_point
-from trainer.engine.memory import collect, collector_by_hand, empty_cache, freeze_objects
+from trainer.engine.memory import collect, collector_by_hand, empty_cache, freeze_objects, keep_freed_memory
 from trainer.engine.passes import run_owed_passes
 from trainer.engine.source import StepBatch
 from trainer.engine.step import Mailbox, Verdict, train_step, warm_up
@@ -36,6 +36,7 @@ def fit(job: Job) -> Outcome:
 
     Raises the errors of `trainer.errors`; whatever happened before one is in the store up to the last checkpoint.
     """
+    keep_freed_memory(job.world.device)
     with job.watchdog.watching(), collector_by_hand():
         go_on_from_checkpoint(job)
         if job.is_done and not job.cursor.owed:

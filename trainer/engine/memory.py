@@ -1,6 +1,8 @@
 """Memory: peaks for the ledger, the cache of CUDA, and the garbage collector kept out of the steps."""
 
+import ctypes
 import gc
+import platform
 import resource
 import sys
 from collections.abc import Iterator
@@ -9,6 +11,8 @@ from typing import Literal
 
 import torch
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_KEPT_BYTES, _LARGEST_THRESHOLD = 1 << 30, 32 << 20
 _LITTLE_FREE = 0.1
 """Share of free GPU memory under which `empty_cache: auto` empties the cache after a pass."""
 
@@ -34,6 +38,21 @@ def empty_cache(device: torch.device, when: Literal["auto", "pass", "never"]) ->
     free, total = torch.cuda.mem_get_info(device)
     if when == "pass" or free < _LITTLE_FREE * total:
         torch.cuda.empty_cache()
+
+
+def keep_freed_memory(device: torch.device) -> None:
+    """On a CPU, let glibc keep what a step frees for the next one instead of handing it back to the system.
+
+    By default large blocks are mapped anew and the heap is trimmed after every step; the page faults of the next one
+    (60,000 of them for a step of a second) cost about a tenth of its time. Nothing happens on other C libraries.
+    """
+    if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
+        return
+    library = ctypes.CDLL(None)
+    # The largest threshold that glibc takes for its heaps is 32 MiB; a refused value leaves the default.
+    for option, value in ((_M_TRIM_THRESHOLD, _KEPT_BYTES), (_M_MMAP_THRESHOLD, _KEPT_BYTES)):
+        if not library.mallopt(option, value):
+            library.mallopt(option, _LARGEST_THRESHOLD)
 
 
 @contextmanager
