@@ -8,11 +8,14 @@ that fails is tried again with growing pauses; when that is of no use `error` ho
 """
 
 import hashlib
+import os
 import random
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -34,6 +37,9 @@ from trainer.telemetry.events import (
     Event,
     Noted,
 )
+
+_NICENESS = 10
+"""Priority of the publishing thread: about a tenth of a core where training wants both."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +182,7 @@ class Publisher:
 
     def _work(self) -> None:
         """The thread: never ends before `close`, whatever fails."""
+        _give_way()
         self._guarded(self._sweep)
         while True:
             with self._changed:
@@ -308,6 +315,16 @@ class Publisher:
 
     def _tell(self, job: _Job, kind: type[Event], **values: Any) -> None:
         self._events.append(kind(epoch=job.epoch, step=job.name.step, **values))
+
+
+def _give_way() -> None:
+    """Lower this thread's priority: hashing and writing may take longer, the steps beside it should not.
+
+    Linux only, where priorities are those of threads; elsewhere the whole process would be slowed down.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 class _Meter:
