@@ -3,7 +3,8 @@
 import os
 import signal
 import socket
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -167,27 +168,35 @@ class Attempt:
     """One attempt in forked processes (this process has torch imported, so a start costs a fraction of a second)."""
 
     def __init__(self, settings: ToySettings, world_size: int = 1, crash_at: str | None = None, rank: int = 0) -> None:
-        port = free_port()
-        self.pids = [
-            fork_rank(settings, number, world_size, port, crash_at if number == rank else None)
-            for number in range(world_size)
-        ]
+        def run(number: int) -> None:
+            crash.arm(crash_at if number == rank else None)
+            train_toy(settings)
+
+        self.pids = fork_ranks(run, world_size)
 
     def wait(self) -> list[int]:
         """Exit codes by rank, 128 + n for signal n."""
-        codes = []
-        for pid in self.pids:
-            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-            codes.append(128 - code if code < 0 else code)
-        return codes
+        return wait_for(self.pids)
 
     def send(self, number: int, rank: int = 0) -> None:
         """Send a signal to one rank."""
         os.kill(self.pids[rank], number)
 
 
-def fork_rank(settings: ToySettings, rank: int, world_size: int, port: int, crash_at: str | None) -> int:
-    """Fork a rank; it leaves with the exit code a command would give."""
+def wait_for(pids: list[int]) -> list[int]:
+    """Exit codes, 128 + n for signal n."""
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    return [128 - code if code < 0 else code for code in codes]
+
+
+def fork_ranks(run: Callable[[int], None], world_size: int) -> list[int]:
+    """Fork processes with the rank environment of torchrun; each leaves with the exit code a command would give."""
+    port = free_port()
+    return [fork_rank(run, rank, world_size, port) for rank in range(world_size)]
+
+
+def fork_rank(run: Callable[[int], None], rank: int, world_size: int, port: int) -> int:
+    """Fork one rank; returns its process id."""
     pid = os.fork()
     if pid:
         return pid
@@ -200,14 +209,11 @@ def fork_rank(settings: ToySettings, rank: int, world_size: int, port: int, cras
                 "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size),
                 "LOCAL_WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
             }  # fmt: skip
-        crash.arm(crash_at)
-        train_toy(settings)
+        run(rank)
         code = 0
     except TrainerError as error:
         code = error.exit_code
     except BaseException:
-        import traceback
-
         traceback.print_exc()
     finally:
         os._exit(code)

@@ -1,12 +1,11 @@
 """Accumulation, ragged batches and the number of processes never change the mathematics."""
 
-import os
-
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from tests.toy import ToyTask, free_port, toy_settings
+from tests.toy import ToyTask, fork_ranks, toy_settings, train_toy, wait_for
 from trainer.engine.clock import Clock
 from trainer.engine.setup import assemble, build_parts
 from trainer.engine.step import backward
@@ -30,22 +29,13 @@ def gradient(settings, step: int) -> Tensor:
 
 def forked_gradient(settings, step: int, world_size: int, folder) -> Tensor:
     """The gradient as the first of several processes sees it."""
-    port, pids = free_port(), []
-    for rank in range(world_size):
-        if not (pid := os.fork()):
-            code = 1
-            try:
-                os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1",
-                               "MASTER_PORT": str(port), "LOCAL_RANK": str(rank),
-                               "LOCAL_WORLD_SIZE": str(world_size)}  # fmt: skip
-                flat = gradient(settings, step)
-                if rank == 0:
-                    torch.save(flat, folder / "gradient.pt")
-                code = 0
-            finally:
-                os._exit(code)
-        pids.append(pid)
-    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids] == [0] * world_size
+
+    def run(rank: int) -> None:
+        flat = gradient(settings, step)
+        if rank == 0:
+            torch.save(flat, folder / "gradient.pt")
+
+    assert wait_for(fork_ranks(run, world_size)) == [0] * world_size
     return torch.load(folder / "gradient.pt", weights_only=True)
 
 
@@ -59,3 +49,18 @@ def test_gradient_is_that_of_the_whole_batch(world_size, accumulation, step, tmp
     parts = forked_gradient(toy_settings(tmp_path, accumulation=accumulation, **values), step, world_size, tmp_path)
     assert whole.norm() > 0
     assert (whole - parts).norm() / whole.norm() <= 1e-6
+
+
+def test_a_step_has_no_collective_of_its_own(tmp_path):
+    """The gradient reduction lies in DDP; whatever else is reduced goes through `all_reduce` here."""
+
+    def run(rank: int) -> None:
+        calls = []
+        all_reduce = dist.all_reduce
+        dist.all_reduce = lambda *args, **kwargs: calls.append(1) or all_reduce(*args, **kwargs)
+        quiet = {"telemetry__log_every": "never", "checkpoint__every": "never"}
+        train_toy(toy_settings(tmp_path, num_epochs=10, passes={"val": "never"}, **quiet))
+        # one log point at the end of each of ten epochs of seven steps, and the final pass
+        assert len(calls) <= 10 + 3, len(calls)
+
+    assert wait_for(fork_ranks(run, 2)) == [0, 0]
