@@ -161,7 +161,7 @@ def test_the_end_is_a_table_of_the_final_passes_the_paths_and_the_outcome() -> N
     assert rows[0] == ["metric", "val", "test"]
     assert rows[2] == ["loss", "0.3000", "0.4000"]
     assert rows[3] == ["top5", "-"]
-    assert "Results of the best weights (step 80)" in text
+    assert "Results of the best weights" in text
     assert f"report  {path}\n" in text  # whole, to be copied
     assert text.splitlines()[-1] == "complete (step 100, 2:14)"
 

@@ -12,8 +12,7 @@ from trainer.telemetry.text import number
 
 def print_results(console: Console, passes: Mapping[str, PassDone], declared: Iterable[str]) -> None:
     """One row a metric in the order in which the task declares them, one column a pass."""
-    step = max(event.step for event in passes.values())
-    console.print(f"\nResults of the best weights (step {step:,})", style="bold", highlight=False)
+    console.print("\nResults of the best weights", style="bold", highlight=False)
     table = Table(box=box.SIMPLE_HEAD if console.is_terminal else box.ASCII)
     table.add_column("metric")
     for name in passes:
