@@ -50,7 +50,7 @@ def data(tmp_path_factory):
 def trained(data, tmp_path_factory):
     """Store of a complete run `first` of two epochs."""
     store = tmp_path_factory.mktemp("store")
-    line = ["train", "--data", str(data), "--store", f"file://{store}", "--run", "first", "--num_epochs", "2", *TINY]
+    line = ["train", "--data", str(data), "--store", f"file://{store}", "--run_name", "first", "--num_epochs", "2", *TINY]
     assert main([*line, "--val_signers", "01"]) == 0
     return store
 
@@ -87,14 +87,14 @@ def test_a_missing_data_folder_names_the_command_that_makes_one(tmp_path, capsys
 
 
 def test_a_complete_run_is_complete_at_once(trained, data, capsys):
-    line = ["--data", data, "--store", f"file://{trained}", "--run", "first", "--num_epochs", "2", *TINY]
+    line = ["--data", data, "--store", f"file://{trained}", "--run_name", "first", "--num_epochs", "2", *TINY]
     before = sorted((trained / "first" / "attempts").iterdir())
     assert as_json(capsys, "train", *line, "--val_signers", "01")["run"] == "first"
     assert sorted((trained / "first" / "attempts").iterdir()) == before
 
 
 def test_other_settings_under_the_same_name_are_refused_with_the_difference(trained, data, capsys):
-    line = ["--data", str(data), "--store", f"file://{trained}", "--run", "first", *TINY, "--val_signers", "01"]
+    line = ["--data", str(data), "--store", f"file://{trained}", "--run_name", "first", *TINY, "--val_signers", "01"]
     assert main(["train", *line, "--lr", "0.5"]) == 4
     assert "optim.lr: 0.001 -> 0.5" in capsys.readouterr().err
 
@@ -186,7 +186,7 @@ def test_the_plan_is_what_the_run_did(trained, data, capsys):
 
 
 def test_each_signer_is_left_out_once(data, tmp_path, capsys):
-    line = ["train", "--data", data, "--store", f"file://{tmp_path}", "--run", "loso", "--folds", "signer", *TINY]
+    line = ["train", "--data", data, "--store", f"file://{tmp_path}", "--run_name", "loso", "--folds", "signer", *TINY]
     first = as_json(capsys, *line)
     assert [fold["held_out"] for fold in first["folds"]] == ["01", "02"]
     for fold in first["folds"]:
@@ -218,7 +218,7 @@ def test_the_process_ends_with_the_code_and_one_line():
 
 def test_sigterm_ends_a_training_process_with_143(data, tmp_path):
     script = "import sys; from trainer.cli import main; sys.exit(main())"
-    line = ["train", "--data", data, "--store", f"file://{tmp_path}", "--run", "told", "--num_epochs", 100000, *TINY]
+    line = ["train", "--data", data, "--store", f"file://{tmp_path}", "--run_name", "told", "--num_epochs", 100000, *TINY]
     line += ["--set", "telemetry.progress=lines"]
     process = subprocess.Popen(
         [sys.executable, "-c", script, *map(str, line)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

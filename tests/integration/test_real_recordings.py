@@ -48,7 +48,7 @@ def test_seen_signers(shared_data, capsys, tmp_path, monkeypatch):
     scores = []
     for seed in range(5):
         split = changes(f"data.split.seed={seed}", "data.split.val_share=0.05", "data.split.test_share=0.2")
-        results = run(capsys, "--data", str(shared_data(TABLE)), "--run", f"seen-{seed}", *split)["results"]
+        results = run(capsys, "--data", str(shared_data(TABLE)), "--run_name", f"seen-{seed}", *split)["results"]
         scores.append(results["test"]["top1"])
     mean = sum(scores) / len(scores)
     with capsys.disabled():

@@ -22,7 +22,7 @@ FLAGS = """
     --precision precision.amp
     --resume run.resume
     --resume-with-changes run.resume_with_changes
-    --run run.name
+    --run_name run.name
     --seed seed
     --selected_signs_from data.selected_signs_from
     --selected_signs_to data.selected_signs_to

@@ -25,7 +25,7 @@ def evaluate(
     from trainer.cli.saved import evaluate as measure
     from trainer.cli.saved import open_saved
 
-    found = find_run(run or given.flags.get("--run"), given.flags.get("--store"))
+    found = find_run(run or given.flags.get("--run_name"), given.flags.get("--store"))
     saved = open_saved(found, which, given)
     results = measure(saved)
     if as_json:
@@ -51,7 +51,7 @@ def export(
     from trainer.cli.saved import open_saved
     from trainer.tasks import registry
 
-    found = find_run(run or given.flags.get("--run"), given.flags.get("--store"))
+    found = find_run(run or given.flags.get("--run_name"), given.flags.get("--store"))
     saved = open_saved(found, which, given)
     folder = out or _own_folder(found.store.url, found.name)
     samples = saved.task.samples(NUM_CHECKED_CLIPS)  # type: ignore[attr-defined]  # of tasks that export

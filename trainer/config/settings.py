@@ -15,7 +15,7 @@ from trainer.config.texts import AmountText, CurveText, PatienceText, TriggerTex
 class RunSettings(Section):
     """Which run a start belongs to and where its files live."""
 
-    name: str | None = setting(None, flag="--run", matters=False, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    name: str | None = setting(None, flag="--run_name", matters=False, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     """Name of the run; without one the newest unfinished run of equal digest is resumed, else a new one is made."""
     store: str = setting("file://checkpoints", flag="--store", matters=False)
     """Where runs live: `file:///folder`, `file://folder` below the working directory, or `s3://bucket/prefix`."""
