@@ -50,7 +50,18 @@ def data(tmp_path_factory):
 def trained(data, tmp_path_factory):
     """Store of a complete run `first` of two epochs."""
     store = tmp_path_factory.mktemp("store")
-    line = ["train", "--data", str(data), "--store", f"file://{store}", "--run_name", "first", "--num_epochs", "2", *TINY]
+    line = [
+        "train",
+        "--data",
+        str(data),
+        "--store",
+        f"file://{store}",
+        "--run_name",
+        "first",
+        "--num_epochs",
+        "2",
+        *TINY,
+    ]
     assert main([*line, "--val_signers", "01"]) == 0
     return store
 
@@ -218,7 +229,18 @@ def test_the_process_ends_with_the_code_and_one_line():
 
 def test_sigterm_ends_a_training_process_with_143(data, tmp_path):
     script = "import sys; from trainer.cli import main; sys.exit(main())"
-    line = ["train", "--data", data, "--store", f"file://{tmp_path}", "--run_name", "told", "--num_epochs", 100000, *TINY]
+    line = [
+        "train",
+        "--data",
+        data,
+        "--store",
+        f"file://{tmp_path}",
+        "--run_name",
+        "told",
+        "--num_epochs",
+        100000,
+        *TINY,
+    ]
     line += ["--set", "telemetry.progress=lines"]
     process = subprocess.Popen(
         [sys.executable, "-c", script, *map(str, line)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
