@@ -63,6 +63,8 @@ class Attempt:
     publisher: Publisher | None = None
     job: Job | None = None
     ledger: Ledger | None = None
+    is_superseded: bool = False
+    """A newer attempt owns the run: nothing more may be written, not even this attempt's own end."""
     history: list[Record] = field(default_factory=list)
     """Ledger records of earlier attempts."""
 
@@ -70,6 +72,7 @@ class Attempt:
         """Write the last record of the attempt and let go of everything; safe after any failure."""
         if self.run is None:
             return
+        self.is_superseded = code == SupersededError.exit_code
         if self.publisher:
             self.publisher.close()
             self.publisher.poll()
@@ -78,7 +81,8 @@ class Attempt:
         seconds = self.clock.wall_seconds
         self.bus.emit(AttemptEnded(epoch=cursor.epoch, step=cursor.step, code=code, reason=reason, seconds=seconds))
         self.bus.close()
-        self.run.end(code, reason)
+        if not self.is_superseded:
+            self.run.end(code, reason)
 
 
 def run_training(settings: CommonSettings) -> int:
@@ -189,7 +193,7 @@ def open_attempt(task: Task, settings: CommonSettings, world: World, attempt: At
     attempt.history = read_run(store, run.name)
     found = listeners(
         settings.telemetry,
-        put=lambda key, data: store.put(run.key(key), [data]),
+        put=lambda key, data: None if attempt.is_superseded else store.put(run.key(key), [data]),
         emit=attempt.bus.emit,
         run=run.name,
         attempt=run.attempt,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.toy import Attempt, ToyTask, toy_settings, train_toy
-from trainer.errors import InfrastructureError, RunError, SettingsError, Stopped
+from trainer.errors import InfrastructureError, RunError, SettingsError, Stopped, SupersededError
 
 
 def events(folder, *names):
@@ -173,3 +173,23 @@ def test_a_read_only_store_ends_with_170_before_anything_is_trained(small_disk):
     with pytest.raises(InfrastructureError, match=r"Read-only file system; mount it writable"):
         train_toy(toy_settings(small_disk))
     assert list(small_disk.iterdir()) == []
+
+
+def test_a_superseded_attempt_stops_with_171_and_writes_nothing_more(tmp_path, monkeypatch):
+    loss = ToyTask.loss
+    newer = tmp_path / "toy" / "attempts" / "0099-ffffff.json"
+
+    def taken_over(self, model, batch):
+        if self.calls == 9:
+            newer.write_text(json.dumps({"attempt": "0099-ffffff"}))
+        return loss(self, model, batch)
+
+    monkeypatch.setattr(ToyTask, "loss", taken_over)
+    with pytest.raises(SupersededError, match="attempt 0099-ffffff has taken over"):
+        train_toy(toy_settings(tmp_path, num_epochs=500))
+    # What was in flight may finish: the checkpoint of step 8 and its hints; and the ledger up to the stop.
+    steps = {path.name[:12] for path in (tmp_path / "toy" / "checkpoints").iterdir()}
+    assert steps <= {"000000000004", "000000000007", "000000000008"}
+    assert json.loads((tmp_path / "toy" / "latest.json").read_text())["step"] <= 8
+    assert not list((tmp_path / "toy" / "attempts").glob("*.end.json"))
+    assert not events(tmp_path, "AttemptEnded")

@@ -259,6 +259,7 @@ def test_the_end_of_an_attempt_is_safe_when_the_store_has_failed(store, monkeypa
 
     monkeypatch.setattr(FileStore, "put", fail)
     run.end(170, "disk full")
+    assert not list(store.entries(run.key(f"attempts/{run.attempt}.end")))
 
 
 def test_a_process_that_lives_on_lets_go_of_a_run_that_ended(store):
