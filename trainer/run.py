@@ -5,8 +5,6 @@
 Whatever happens, the end of the attempt is in the store, unless the process was killed.
 """
 
-import sys
-import traceback
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -83,19 +81,6 @@ class Attempt:
         self.bus.close()
         if not self.is_superseded:
             self.run.end(code, reason)
-
-
-def run_training(settings: CommonSettings) -> int:
-    """Train the task of the settings in this process; returns the exit code, an error is one line on stderr."""
-    try:
-        train_settings(settings)
-    except TrainerError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except Exception:
-        traceback.print_exc()
-        return 1
-    return 0
 
 
 def train_settings(settings: CommonSettings) -> Finished:

@@ -20,6 +20,7 @@ from trainer.engine.memory import collect, collector_by_hand, empty_cache, freez
 from trainer.engine.passes import run_owed_passes
 from trainer.engine.source import StepBatch
 from trainer.engine.step import Mailbox, Verdict, train_step, warm_up
+from trainer.errors import RunError, SupersededError
 from trainer.telemetry.events import NonFinite, Noted, Stopping
 
 
@@ -96,7 +97,8 @@ def heed(job: Job, verdict: Verdict | None) -> None:
     """Act on what all ranks know about a step: stop, leave it out, or go back."""
     if verdict is None:
         return
-    job.stopping = job.stop.agreed(verdict.flags if job.world.size > 1 else job.stop.flags())
+    # On CUDA two verdicts may come in one step; the second must not take back what the first decided.
+    job.stopping = job.stopping or job.stop.agreed(verdict.flags if job.world.size > 1 else job.stop.flags())
     if verdict.is_finite or job.precision.scaler:
         return
     action = job.guard.decide()
@@ -110,7 +112,8 @@ def heed(job: Job, verdict: Verdict | None) -> None:
         sample_ids=[] if indices is None else indices.tolist(),
     )
     if action == "stop":
-        job.stopping = (f"the gradient of step {verdict.step} was not finite; lower optim.lr or add warm-up", 4)
+        reason = f"the gradient of step {verdict.step} was not finite; lower optim.lr or add warm-up"
+        job.stopping = (reason, RunError.exit_code)
         job.is_spoilt = True
     elif action == "rollback":
         roll_back(job, verdict.step)
@@ -160,7 +163,7 @@ def leave_loop(job: Job) -> Outcome:
         return Outcome(0, "complete")
     reason, code = job.stopping
     job.emit(Stopping, reason=reason, code=code)
-    if code != 171 and not job.is_spoilt:
+    if code != SupersededError.exit_code and not job.is_spoilt:
         checkpoint(job)
         flush(job)
     job.world.wait_for_all()

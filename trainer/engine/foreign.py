@@ -1,7 +1,7 @@
 """The lesser door: a model, optimizer, scheduler and DataLoaders that somebody brings along.
 
-They are made to look like a task and a source, so that there is one loop. What cannot be promised is said by
-`promises`: the order of a DataLoader is the same after a restart only as far as its own shuffling can be re-keyed.
+They are made to look like a task and a source, so that there is one loop. What cannot be promised: the order of a
+DataLoader is the same after a restart only as far as its own shuffling draws from the re-keyed global generators.
 """
 
 import hashlib

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from trainer.errors import RunError, Stopped
+from trainer.errors import InfrastructureError, RunError, Stopped, SupersededError
 
-CODES = (Stopped.exit_code, 170, 171, RunError.exit_code)
+CODES = tuple(error.exit_code for error in (Stopped, InfrastructureError, SupersededError, RunError))
 """The exit codes a rank can ask for, in the order of their flags; the first one set wins."""
 
 
