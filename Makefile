@@ -11,15 +11,24 @@ ARGS   ?=
 BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip --disable-pip-version-check
 LOCKED  := install -qq --no-deps --require-hashes
-COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate \
+COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate \
            --no-emit-index-url --no-emit-package torch --quiet \
            --custom-compile-command "make lock" $(ARGS)
 
+# The image. torch comes with the base image: any will do that has a Python with torch 2.13.
+DOCKER     ?= docker
+BASE_IMAGE ?= $(shell sed -n 's/^ARG BASE_IMAGE=//p' image/Dockerfile)
+IMAGE      ?= signs-trainer
+VERSION    := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+TAG        ?= $(VERSION)
+# Where the code can be had, for the image's label.
+SOURCE     ?=
+
 .DEFAULT_GOAL := help
-.PHONY: help venv train test unit lint bench proof lock clean
+.PHONY: help venv train test unit lint bench proof image chart manifests lock clean
 
 help:  ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(VENV)/.installed  ## set up .venv (the other targets do it by themselves)
 
@@ -60,12 +69,30 @@ proof: venv  ## the whole tables and the long runs (hours)
 	@$(BIN)/python -m pytest -m proof -s $(ARGS)
 	@$(BIN)/python -m tests.bench scale
 
-lock: venv  ## renew requirements.lock and that of the bench peers (ARGS=--upgrade for newer versions)
+image:  ## build the image (BASE_IMAGE=..., IMAGE=signs-trainer, TAG=the version)
+	@DOCKER_BUILDKIT=1 $(DOCKER) build --file image/Dockerfile --tag $(IMAGE):$(TAG) \
+	  --build-arg BASE_IMAGE=$(BASE_IMAGE) --build-arg VERSION=$(VERSION) --build-arg SOURCE=$(SOURCE) \
+	  --build-arg REVISION=$$(git describe --always --dirty --abbrev=40 --exclude '*' 2>/dev/null || echo unknown) .
+	@$(DOCKER) history --human=false --format '{{.Size}} {{.CreatedBy}}' $(IMAGE):$(TAG) | awk \
+	  '{ bytes += $$1 } / VERSION=/ { printf "$(IMAGE):$(TAG): %.0f MB over $(BASE_IMAGE)\n", bytes / 1e6; exit }'
+
+chart: venv  ## renew the chart's schema, README and presets (ARGS=--check only compares)
+	@$(BIN)/python -m charts.tools chart $(ARGS)
+
+manifests: venv  ## the same, and manifests/ out of the chart
+	@$(BIN)/python -m charts.tools $(ARGS)
+
+lock: venv  ## renew the locks: project, bench peers, image, S3 test server (ARGS=--upgrade for newer versions)
 	@$(PIP) install -qq "uv>=0.9"
 	@echo "torch ; sys_platform == 'never'" > $(VENV)/no-torch.txt
-	@$(COMPILE) --all-extras --group dev --group torch-needs --override $(VENV)/no-torch.txt -o requirements.lock
-	@$(COMPILE) --all-extras --group bench --group torch-needs --override $(VENV)/no-torch.txt \
+	@$(COMPILE) pyproject.toml --all-extras --group dev --group torch-needs --override $(VENV)/no-torch.txt \
+	  -o requirements.lock
+	@$(COMPILE) pyproject.toml --all-extras --group bench --group torch-needs --override $(VENV)/no-torch.txt \
 	  --constraint requirements.lock -o tests/bench/requirements.txt
+	@$(COMPILE) pyproject.toml --extra report --extra export --override $(VENV)/no-torch.txt \
+	  --constraint requirements.lock -o image/requirements.lock
+	@echo hatchling | $(COMPILE) - --constraint requirements.lock -o image/build.lock
+	@printf 'swift==2.38.3\nanycrc\n' | $(COMPILE) - -o tests/s3/requirements.txt
 
 clean:  ## remove .venv and caches (runs and data stay)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -40,6 +40,10 @@ class ToySettings(CommonSettings):
     term_at: int | None = setting(None, matters=False)
     """Micro-batch at which rank `term_rank` sends itself SIGTERM."""
     term_rank: int = setting(0, matters=False)
+    go_from: int | None = setting(None, matters=False)
+    """Descriptor from which every training micro-batch reads a byte before it begins (see `Pace`)."""
+    beat_to: int | None = setting(None, matters=False)
+    """Descriptor to which every training micro-batch writes a byte when it is done."""
 
 
 class ToyData:
@@ -99,6 +103,8 @@ class ToyTask:
         return [Pass("val", self.validation, batch_size=self.settings.eval_batch_size or 8)]
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        if self.settings.go_from is not None:
+            os.read(self.settings.go_from, 1)
         logits = model(batch["x"])
         loss = cross_entropy(logits, batch["label"], reduction="sum")
         if self.settings.poison_sample is not None and (batch["index"] == self.settings.poison_sample).any():
@@ -106,6 +112,8 @@ class ToyTask:
         self.calls += 1
         if self.calls == self.settings.term_at and os.environ.get("RANK", "0") == str(self.settings.term_rank):
             os.kill(os.getpid(), signal.SIGTERM)
+        if self.settings.beat_to is not None:
+            os.write(self.settings.beat_to, b".")
         return Loss({"loss": loss}, {"top1": (logits.argmax(-1) == batch["label"]).sum().float()})
 
     def evaluate(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -181,6 +189,24 @@ class Attempt:
     def send(self, number: int, rank: int = 0) -> None:
         """Send a signal to one rank."""
         os.kill(self.pids[rank], number)
+
+
+class Pace:
+    """Lets a forked run of one process go on by a number of micro-batches at a time."""
+
+    def __init__(self) -> None:
+        self._go, self._beat = os.pipe(), os.pipe()
+        self.settings = {"go_from": self._go[0], "beat_to": self._beat[1]}
+
+    def let(self, num_batches: int) -> None:
+        """Return when so many more are done."""
+        os.write(self._go[1], b"." * num_batches)
+        while num_batches:
+            num_batches -= len(os.read(self._beat[0], num_batches))
+
+    def free(self) -> None:
+        """Let it run to its end."""
+        os.write(self._go[1], b"." * 50_000)
 
 
 def wait_for(pids: list[int]) -> list[int]:

@@ -35,6 +35,18 @@ class InfrastructureError(TrainerError):
     exit_code = 170
 
 
+class StoreRefusedError(InfrastructureError):
+    """The store answers and says no (keys, rights, bucket, clock); as it stands a retry will not help."""
+
+    exit_code = 5
+
+
+class PreflightError(TrainerError):
+    """The machine or pod is not what the settings need; a retry will not mend that."""
+
+    exit_code = 5
+
+
 class SupersededError(TrainerError):
     """A newer attempt owns the run; this one must not write any more."""
 

@@ -5,20 +5,21 @@ Nothing here can lose a trained model: what an export or a report lacks is said,
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from trainer.checkpoint import crash
 from trainer.checkpoint.files import FileStore
+from trainer.checkpoint.outage import Result, patiently
 from trainer.checkpoint.restore import Restored, load_checkpoint
 from trainer.checkpoint.run import Run
-from trainer.checkpoint.store import Store
+from trainer.checkpoint.store import Store, chunks_of
 from trainer.engine.checkpoints import load_weights
 from trainer.engine.job import Job
 from trainer.engine.passes import final_passes
-from trainer.errors import TrainerError
+from trainer.errors import InfrastructureError, TrainerError
 from trainer.tasks.registry import TASKS, load
 from trainer.telemetry.events import ArtifactWritten, Metrics, Noted
 from trainer.telemetry.ledger import Ledger
@@ -26,14 +27,13 @@ from trainer.telemetry.ledger import Ledger
 NUM_CHECKED_SAMPLES = 32
 """Real samples on which an exported model is compared with the original."""
 _FLUSH_SECONDS = 30.0
-_CHUNK_BYTES = 4 << 20
 Paths = dict[str, str]
 
 
 def finish(job: Job, ledger: Ledger | None) -> tuple[dict[str, Metrics], Paths]:
     """Results by pass and the paths of what was written by kind; every rank takes part in the passes."""
     crash.point("before_finish")
-    best = best_checkpoint(job.run) if job.run else None
+    best = patient(job, best_checkpoint)
     load_weights(job, best.tensors.get("ema", best.tensors["model"]) if best else None)
     results = final_passes(job)
     paths: Paths = {}
@@ -43,9 +43,18 @@ def finish(job: Job, ledger: Ledger | None) -> tuple[dict[str, Metrics], Paths]:
             steps.append(lambda: plain_weights(job, best))
         for step in steps:
             paths |= said_if_it_fails(job, step)
-        job.run.complete({"step": job.cursor.step, "epoch": job.cursor.epoch, "best": job.best.state(), "paths": paths})
+        record = {"step": job.cursor.step, "epoch": job.cursor.epoch, "best": job.best.state(), "paths": paths}
+        patient(job, lambda run: run.complete(record))
     crash.point("after_finish")
     return results, paths
+
+
+def patient(job: Job, work: Callable[[Run], Result]) -> Result | None:
+    """Work with the store as long as a checkpoint would be tried, or until told to stop; first rank only."""
+    if job.run is None or job.publisher is None:
+        return None
+    run = job.run
+    return patiently(job.publisher.retry, lambda: work(run), lambda: job.stop.code is not None)
 
 
 def best_checkpoint(run: Run) -> Restored:
@@ -56,10 +65,12 @@ def best_checkpoint(run: Run) -> Restored:
 
 
 def said_if_it_fails(job: Job, step: Callable[[], Paths]) -> Paths:
-    """Paths of what the step wrote; a user's or the world's error becomes a note."""
+    """Paths of what the step wrote; an error that a retry will not mend becomes a note."""
     try:
-        paths = step()
+        paths = patient(job, lambda _: step()) or {}
     except TrainerError as error:
+        if isinstance(error, InfrastructureError) and job.run and not job.run.store.has_locks:
+            raise  # the next attempt does it, as the run is not complete yet
         job.emit(Noted, text=f"left out: {error}")
         return {}
     for kind, path in paths.items():
@@ -131,10 +142,3 @@ def location(store: Store, key: str) -> str:
         return f"{store.url}/{key}"
     path = store.path / key
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def chunks_of(path: Path) -> Iterator[bytes]:
-    """A file in pieces."""
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            yield chunk

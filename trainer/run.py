@@ -1,10 +1,11 @@
 """One attempt of a run, from settings to exit code: what every door that trains goes through.
 
-    settings ─► world ─► task ─► run (store, attempt) ─► listeners ─► job ─► fit ─► finish ─► end of the attempt
+    settings ─► data ─► world ─► task ─► run (store, attempt) ─► listeners ─► job ─► fit ─► finish ─► end of the attempt
 
 Whatever happens, the end of the attempt is in the store, unless the process was killed.
 """
 
+import math
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -12,12 +13,14 @@ import torch
 
 from trainer.checkpoint.attempts import get_json
 from trainer.checkpoint.files import FileStore
-from trainer.checkpoint.publish import Publisher
+from trainer.checkpoint.outage import Retry
+from trainer.checkpoint.publish import Publisher, publish_leftovers
 from trainer.checkpoint.run import COMPLETE_FILE, Run, open_run
+from trainer.checkpoint.spool import Spool, spool_folder
 from trainer.checkpoint.stores import open_store
 from trainer.config.digest import digest, matters
 from trainer.config.notes import notes
-from trainer.config.settings import CommonSettings
+from trainer.config.settings import CheckpointSettings, CommonSettings
 from trainer.engine.clock import Clock
 from trainer.engine.cursor import Cursor
 from trainer.engine.describe import run_started
@@ -30,6 +33,7 @@ from trainer.engine.world import World, is_peer_loss, join_world
 from trainer.errors import InfrastructureError, RunError, Stopped, SupersededError, TrainerError
 from trainer.finish import finish
 from trainer.tasks.registry import load
+from trainer.tasks.remote import fetch
 from trainer.telemetry.bus import Bus
 from trainer.telemetry.events import AttemptEnded, Event, Metrics, Noted, TimeAccounted
 from trainer.telemetry.ledger import Ledger
@@ -72,19 +76,27 @@ class Attempt:
             return
         self.is_superseded = code == SupersededError.exit_code
         if self.publisher:
-            self.publisher.close()
+            self.publisher.close(self._share_of_grace())
             self.publisher.poll()
+        if self.ledger:
+            self.ledger.end_seconds = min(self.ledger.end_seconds, self._share_of_grace() or math.inf)
         cursor = self.job.cursor if self.job else Cursor()
         self.bus.emit(TimeAccounted(epoch=cursor.epoch, step=cursor.step, seconds=self.clock.account()))
         seconds = self.clock.wall_seconds
         self.bus.emit(AttemptEnded(epoch=cursor.epoch, step=cursor.step, code=code, reason=reason, seconds=seconds))
         self.bus.close()
-        if not self.is_superseded:
+        if not self.is_superseded and self.stop.seconds_left() != 0:
             self.run.end(code, reason)
+
+    def _share_of_grace(self) -> float | None:
+        """Half of the time that is left before this process is killed; None where nobody is going to."""
+        left = self.stop.seconds_left()
+        return None if left is None else left / 2
 
 
 def train_settings(settings: CommonSettings) -> Finished:
     """Train the task of the settings. Raises the errors of `trainer.errors`, Stopped among them."""
+    fetch(settings)
     world = join_world(settings)
     try:
         task = make_task(settings, world)
@@ -103,7 +115,7 @@ def make_task(settings: CommonSettings, world: World) -> Task:
 
 def train_task(task: Task, settings: CommonSettings, world: World, parts: Parts | None = None) -> Finished:
     """One attempt of a task whose data are open; `parts` are what a caller of `train(...)` brings along."""
-    attempt = Attempt(stop=StopRequests(settings.run.deadline_seconds))
+    attempt = Attempt(stop=StopRequests(settings.run.deadline_seconds, settings.run.grace_seconds))
     try:
         with signals_ask(attempt.stop):
             finished = go_through(task, settings, world, attempt, parts)
@@ -154,7 +166,7 @@ def complete_already(settings: CommonSettings, attempt: Attempt, name: str) -> F
 
 def open_attempt(task: Task, settings: CommonSettings, world: World, attempt: Attempt) -> None:
     """Open the store, find or make the run, and set up who listens. First rank only."""
-    store = open_store(settings.run.store)
+    store = open_store(settings.run.store, settings.s3)
     flat = matters(settings)
     early: list[Event] = []
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
@@ -190,12 +202,23 @@ def open_attempt(task: Task, settings: CommonSettings, world: World, attempt: At
     for event in early:  # said before anybody could listen
         attempt.bus.emit(event)
     attempt.ledger = next(listener for listener in found if isinstance(listener, Ledger))
-    attempt.publisher = Publisher(
+    attempt.publisher = make_publisher(run, settings.checkpoint, attempt.bus, world.size)
+
+
+def make_publisher(run: Run, settings: CheckpointSettings, bus: Bus, world_size: int) -> Publisher:
+    """The publisher for a store of any kind, after what an earlier attempt could not publish is in the store."""
+    folder = spool_folder(settings.spool, run.store)
+    spool = Spool(folder, run) if folder else None
+    for name in publish_leftovers(run, spool) if spool else []:
+        bus.emit(Noted(text=f"checkpoint {name} was published from the spool in {folder}"))
+    return Publisher(
         run,
-        keep_last=settings.checkpoint.keep_last,
-        keep_best=settings.checkpoint.keep_best,
-        emit=attempt.bus.emit,
-        world_size=world.size,
+        keep_last=settings.keep_last,
+        keep_best=settings.keep_best,
+        emit=bus.emit,
+        world_size=world_size,
+        retry=Retry() if run.store.has_locks else Retry(tries=None, outage_seconds=settings.outage_seconds),
+        spool=spool,
     )
 
 

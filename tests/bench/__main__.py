@@ -1,11 +1,11 @@
-"""`python -m tests.bench [name ...]`: all of loop, signs, checkpoint, startup without a name; `scale` only by name."""
+"""`python -m tests.bench [name ...]`: without a name all but `scale`: loop, signs, checkpoint, s3, startup."""
 
 import importlib
 import os
 import platform
 import sys
 
-USUAL = ("loop", "signs", "checkpoint", "startup")
+USUAL = ("loop", "signs", "checkpoint", "s3", "startup")
 ALL = (*USUAL, "scale")
 
 

@@ -8,28 +8,23 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import boto3  # noqa: F401  # here once, so that forked attempts have it
 import pytest
-from safetensors.torch import load_file
 
+from tests.bench.turns import print_table
+from tests.s3.runs import end_state
 from tests.toy import Attempt, toy_settings
 from trainer.checkpoint.crash import POINTS
+from trainer.checkpoint.inspect import verify_checkpoints
+from trainer.checkpoint.stores import open_store
 
 SIZES = (1, 2, 4)
+KINDS = ("file", "s3")
+EQUAL = "equal"
+IN_RESTORE = {"in_restore", "after_restore"}
 NTH = {"before_finish": 1, "after_finish": 1, "before_attempt": 1, "after_attempt": 1, "before_complete": 1,
-       "after_complete": 1, "before_pass": 2, "after_pass": 2, "after_epoch": 2}  # fmt: skip
-
-
-def end_state(folder: Path) -> dict[str, bytes]:
-    """Every tensor of the last checkpoint, as bytes."""
-    run = folder / "toy"
-    latest = max((run / "checkpoints").iterdir(), key=lambda path: path.name)
-    tensors = {}
-    for part in ("model", "optimizer"):
-        tensors |= {
-            f"{part}/{name}": value.numpy().tobytes()
-            for name, value in load_file(latest / f"{part}.safetensors").items()
-        }
-    return tensors
+       "after_complete": 1, "in_restore": 1, "after_restore": 1, "before_pass": 2, "after_pass": 2,
+       "after_epoch": 2}  # fmt: skip
 
 
 def records(folder: Path, name: str) -> dict[int, object]:
@@ -45,62 +40,97 @@ def records(folder: Path, name: str) -> dict[int, object]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """End state of a run that nothing happened to, by world size."""
+    """End state of a run that nothing happened to, on a disk, by world size."""
     states: dict[int, dict[str, bytes]] = {}
 
     def get(world_size: int) -> dict[str, bytes]:
         if world_size not in states:
             folder = tmp_path_factory.mktemp("undisturbed")
             assert Attempt(toy_settings(folder, accumulation=2), world_size).wait() == [0] * world_size
-            states[world_size] = end_state(folder)
+            states[world_size] = end_state(f"file://{folder}")
         return states[world_size]
 
     return get
 
 
-def finish(folder: Path, world_size: int, **values) -> None:
-    """Start again until the run is complete; two attempts must do."""
+@pytest.fixture
+def store_url(request, tmp_path):
+    """The URL of a fresh store, by kind."""
+
+    def make(kind: str) -> str:
+        if kind == "file":
+            return f"file://{tmp_path}"
+        request.getfixturevalue("s3_env")
+        return f"s3://{request.getfixturevalue('bucket')}/runs"
+
+    return make
+
+
+def settings_for(url: str, folder: Path, **values):
+    """Two micro-batches a step, and a store of any kind."""
+    return toy_settings(folder, accumulation=2, run__store=url, checkpoint__spool=str(folder / "spool"), **values)
+
+
+def finish(url: str, folder: Path, world_size: int, **values) -> None:
+    """Start again until the run is complete; two attempts must do. What is left in the store is whole."""
     for _ in range(2):
-        codes = Attempt(toy_settings(folder, accumulation=2, **values), world_size).wait()
+        codes = Attempt(settings_for(url, folder, **values), world_size).wait()
         if codes == [0] * world_size:
+            assert {one.problem for one in verify_checkpoints(open_store(url), "toy")} == {None}
             return
     raise AssertionError(f"the run did not finish: {codes}")
 
 
-@pytest.mark.parametrize(("number", "point"), list(enumerate(sorted(POINTS - {"in_restore", "after_restore"}))))
-def test_kill_at_every_named_point(number, point, tmp_path, undisturbed):
-    world_size = SIZES[number % 3]
-    codes = Attempt(toy_settings(tmp_path, accumulation=2), world_size, f"{point}:{NTH.get(point, 3)}").wait()
+def kill_at(point: str, url: str, folder: Path, world_size: int) -> None:
+    """An attempt that dies at a point; a point in restore needs one before it that died elsewhere."""
+    if point in IN_RESTORE:
+        assert Attempt(settings_for(url, folder), world_size, "after_update:10").wait()[0] == 137
+    codes = Attempt(settings_for(url, folder), world_size, f"{point}:{NTH.get(point, 3)}").wait()
     assert codes[0] == 128 + signal.SIGKILL, f"{point} was never met: {codes}"
-    finish(tmp_path, world_size)
-    assert end_state(tmp_path) == undisturbed(world_size)
 
 
-@pytest.mark.parametrize(("point", "world_size"), [("in_restore", 1), ("after_restore", 2)])
-def test_kill_while_restoring(point, world_size, tmp_path, undisturbed):
-    settings = toy_settings(tmp_path, accumulation=2)
-    assert Attempt(settings, world_size, "after_update:10").wait()[0] == 137
-    assert Attempt(settings, world_size, point).wait()[0] == 137
-    finish(tmp_path, world_size)
-    assert end_state(tmp_path) == undisturbed(world_size)
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(("number", "point"), list(enumerate(sorted(POINTS))))
+def test_kill_at_every_named_point(number, point, tmp_path, store_url, undisturbed):
+    world_size, url = SIZES[number % 3], store_url(KINDS[number % 2])
+    kill_at(point, url, tmp_path, world_size)
+    finish(url, tmp_path, world_size)
+    assert end_state(url) == undisturbed(world_size)
+
+
+@pytest.fixture(scope="module")
+def kill_table():
+    """Results by (point, kind, world size), printed as a table at the end."""
+    results: dict[tuple[str, str, int], str] = {}
+    yield results
+    if not results:
+        return
+    columns = sorted({key[1:] for key in results})
+    headings = [f"{kind} x {size}" for kind, size in columns]
+    rows = [(point, *(results.get((point, *one), "-") for one in columns)) for point in sorted({k[0] for k in results})]
+    notes = [f"{sum(result == EQUAL for result in results.values())} of {len(results)} ends bit-equal, stores clean"]
+    print_table("SIGKILL at a point, store x processes", ("point", *headings), rows, notes)
 
 
 @pytest.mark.proof
-@pytest.mark.parametrize("world_size", SIZES)
-@pytest.mark.parametrize("point", sorted(POINTS - {"in_restore", "after_restore"}))
-def test_kill_table(point, world_size, tmp_path, undisturbed):
-    codes = Attempt(toy_settings(tmp_path, accumulation=2), world_size, f"{point}:{NTH.get(point, 3)}").wait()
-    assert codes[0] == 137
-    finish(tmp_path, world_size)
-    assert end_state(tmp_path) == undisturbed(world_size)
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(("kind", "world_size"), [("file", 1), ("file", 2), ("file", 4), ("s3", 1), ("s3", 2)])
+@pytest.mark.parametrize("point", sorted(POINTS))
+def test_kill_table(point, world_size, kind, tmp_path, store_url, undisturbed, kill_table):
+    url = store_url(kind)
+    kill_table[point, kind, world_size] = "NOT EQUAL"
+    kill_at(point, url, tmp_path, world_size)
+    finish(url, tmp_path, world_size)
+    assert end_state(url) == undisturbed(world_size)
+    kill_table[point, kind, world_size] = EQUAL
 
 
 @pytest.mark.parametrize("world_size", [2])
 def test_kill_of_another_rank(world_size, tmp_path, undisturbed):
     codes = Attempt(toy_settings(tmp_path, accumulation=2), world_size, "after_backward:9", rank=1).wait()
     assert codes == [170, 137]
-    finish(tmp_path, world_size)
-    assert end_state(tmp_path) == undisturbed(world_size)
+    finish(f"file://{tmp_path}", tmp_path, world_size)
+    assert end_state(f"file://{tmp_path}") == undisturbed(world_size)
 
 
 def kill_later(attempt: Attempt, seconds: float, rank: int) -> threading.Timer:
@@ -140,7 +170,7 @@ def test_kill_at_random_instants(world_size, tmp_path, undisturbed):
     while kills < 25:
         runs += 1
         kills += killed_at_random(tmp_path / f"wild{runs}", draw, world_size, calm_seconds)
-        assert end_state(tmp_path / f"wild{runs}") == undisturbed(world_size)
+        assert end_state(f"file://{tmp_path}/wild{runs}") == undisturbed(world_size)
         assert runs < 200, "hardly any kill came in time"
     print(f"{world_size} processes: {kills} kills at random instants in {runs} runs, all ends bit-equal")
 
@@ -151,8 +181,8 @@ def test_sigterm_to_any_rank_publishes_once_and_all_leave_with_143(world_size, r
     assert Attempt(settings, world_size).wait() == [143] * world_size
     folders = [path.name for path in (tmp_path / "toy" / "checkpoints").iterdir()]
     assert len(folders) == 1
-    finish(tmp_path, world_size)
-    assert end_state(tmp_path) == undisturbed(world_size)
+    finish(f"file://{tmp_path}", tmp_path, world_size)
+    assert end_state(f"file://{tmp_path}") == undisturbed(world_size)
 
 
 def test_processes_may_change_between_attempts(tmp_path):
@@ -175,5 +205,5 @@ def test_length_may_grow(tmp_path):
     assert Attempt(toy_settings(grown, num_epochs=2, **constant)).wait() == [0]
     assert Attempt(toy_settings(grown, num_epochs=2, **constant)).wait() == [0]
     assert Attempt(toy_settings(grown, num_epochs=5, **constant)).wait() == [0]
-    assert end_state(grown) == end_state(long)
+    assert end_state(f"file://{grown}") == end_state(f"file://{long}")
     assert len(list((grown / "toy" / "attempts").glob("*.end.json"))) == 2

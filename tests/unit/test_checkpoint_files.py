@@ -217,7 +217,7 @@ def test_sweep_takes_temporary_files_of_the_dead_and_leaves_those_of_the_living(
 
     def writing():
         yield b"1"
-        store.sweep("r/")
+        store.sweep("r/", lambda _: True)
         assert not [name for name in hidden(store) if name.endswith("dead")]
         yield b"2"
 
@@ -230,7 +230,12 @@ def test_store_urls(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert open_store("file://checkpoints/x").url == f"file://{tmp_path}/checkpoints/x"
     assert open_store(f"file://{tmp_path}/abs").url == f"file://{tmp_path}/abs"
-    for url in ("s3://bucket/x", "checkpoints", "file://", "https://x/y"):
+    assert open_store("s3://bucket/x/").url == "s3://bucket/x"
+    for url in ("checkpoints", "file://", "https://x/y"):
         with pytest.raises(SettingsError, match=r"run\.store is"):
             open_store(url)
+    for url in ("s3://key:secret-7d1f@bucket/x", "s3://key@bucket", "file://key:secret-7d1f@x"):
+        with pytest.raises(SettingsError, match="must not hold credentials") as error:
+            open_store(url)
+        assert "7d1f" not in str(error.value)
     assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,8 @@ import torch
 
 from trainer.checkpoint.files import FileStore
 from trainer.checkpoint.inspect import list_checkpoints, prune_checkpoints, verify_checkpoints
-from trainer.checkpoint.publish import Publisher, Retry
+from trainer.checkpoint.outage import Retry
+from trainer.checkpoint.publish import Publisher
 from trainer.checkpoint.restore import load_checkpoint, restore
 from trainer.checkpoint.run import open_run
 from trainer.checkpoint.state import State
@@ -304,7 +305,7 @@ def test_a_publish_in_flight_may_finish_when_superseded_and_retention_does_not_r
 
 def test_a_defect_in_the_thread_reaches_the_engine(store, events, publisher_of, monkeypatch):
     publisher = publisher_of(start(store, events))
-    monkeypatch.setattr(Publisher, "_put_files", lambda *_: 1 / 0)
+    monkeypatch.setattr(Publisher, "_follow_up", lambda *_: 1 / 0)
     publish(publisher, 1)
     assert type(publisher.error) is TrainerError
     assert "ZeroDivisionError" in str(publisher.error)

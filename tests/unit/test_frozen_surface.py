@@ -36,19 +36,28 @@ FLAGS = """
 """Short flags of all tasks, and the settings they stand for; commands below that say `SETTINGS` take them all."""
 
 COMMANDS = """
-    checkpoints list: --json --store RUN
-    checkpoints promote: --checkpoint --json --store RUN
-    checkpoints prune: --json --keep-best --keep-last --no-keep-best --store RUN
-    checkpoints pull: --checkpoint --json --out --store RUN
-    checkpoints push: --checkpoint --json --store RUN
-    checkpoints verify: --json --store RUN
+    checkpoints list: --json --set --store RUN
+    checkpoints promote: --checkpoint --json --set --store RUN
+    checkpoints prune: --json --keep-best --keep-last --no-keep-best --set --store RUN
+    checkpoints pull: --checkpoint --json --out --set --store RUN
+    checkpoints push: --checkpoint --json --set --store RUN
+    checkpoints verify: --json --set --store RUN
     config: SETTINGS --changed --json --plan --schema --yaml
     evaluate: SETTINGS --checkpoint --json RUN
     export: SETTINGS --checkpoint --format --json --out RUN
+    launch: --no-preflight ARGS
+    logs: --context --follow --namespace --tail -f -n JOB
+    preflight: --config --json --set --store
     prepare: PATHS --bad-samples --check --config --difficulty --dtype --json --layout --overwrite --set --show
-    prepare: --repetitions --signers --synthetic --words
-    report: --json --out --store RUN
+    prepare: --repetitions --signers --synthetic --to --words
+    report: --json --out --set --store RUN
+    resume: --context --json --namespace --timeout --wait -n JOB
+    status: --context --json --namespace --set --store -n JOB
+    stop: --context --json --namespace -n JOB
+    submit: SETTINGS --context --cpu --data-volume --dry-run --gpus --image --json --memory --name --namespace --nproc
+    submit: --secret --service-account --store-volume --timeout --wait --workers -n
     train: SETTINGS --folds --json
+    wait: --context --json --namespace --timeout -n JOB
 """
 
 SIGNS = """
@@ -56,10 +65,13 @@ SIGNS = """
     batch_size
     best.metric
     best.mode
+    cache
     checkpoint.every
     checkpoint.keep_best
     checkpoint.keep_last
     checkpoint.milestones
+    checkpoint.outage_seconds
+    checkpoint.spool
     data.augment.affine
     data.augment.axis_scale
     data.augment.crop data.augment.degrees
@@ -148,6 +160,7 @@ SIGNS = """
     prefetch
     process_timeout_seconds
     run.deadline_seconds
+    run.grace_seconds
     run.init_allow
     run.init_from
     run.max_dead_attempts
@@ -155,6 +168,21 @@ SIGNS = """
     run.resume
     run.resume_with_changes
     run.store
+    s3.addressing
+    s3.ca_bundle
+    s3.checksums
+    s3.connect_seconds
+    s3.encryption
+    s3.encryption_required
+    s3.endpoint
+    s3.kms_key
+    s3.parallel
+    s3.part_mib
+    s3.profile
+    s3.read_seconds
+    s3.region
+    s3.storage_class
+    s3.tries
     schedule.curve
     schedule.factor
     schedule.floor

@@ -159,7 +159,7 @@ def test_no_file_names_a_machine_or_a_registry() -> None:
 
 
 def test_the_lock_has_a_hash_for_everything_and_no_torch() -> None:
-    for lock in (ROOT / "requirements.lock", ROOT / "tests" / "bench" / "requirements.txt"):
+    for lock in (ROOT / "requirements.lock", *ROOT.glob("tests/*/requirements.txt"), *ROOT.glob("image/*.lock")):
         text = re.sub(r"\\\n\s*", "", lock.read_text(encoding="utf-8"))
         pins = [line for line in text.splitlines() if line and not line.startswith("#")]
         assert pins

@@ -122,6 +122,19 @@ def test_lines_appear_above_the_bar() -> None:
     assert text.index("warning: waiting for [data]") < text.rindex("epoch  1/10")
 
 
+def test_a_long_outage_is_told_of_less_and_less_and_the_next_one_at_once() -> None:
+    seconds = [0.0, 5.0, 20.0, 31.0, 45.0, 61.0, 63.0, 130.0, 0.0, 9.0]
+    failures = [
+        CheckpointFailed(checkpoint="c", reason="down", will_retry=True, outage_seconds=s, age_seconds=s + 200)
+        for s in seconds
+    ]
+    gave_up = CheckpointFailed(checkpoint="c", reason="down", will_retry=False, outage_seconds=10.0)
+    lines = [line for line in shown(run_started(), *failures, gave_up).splitlines() if "warning" in line]
+    ages = ["3:20", "3:51", "4:23", "5:30", "3:20"]
+    ends = [*(f"will try again; the last durable one is {age} old" for age in ages), "gave up"]
+    assert lines == [f"warning: checkpoint c: down; {end}" for end in ends]
+
+
 @pytest.mark.parametrize(
     ("event", "line"),
     [

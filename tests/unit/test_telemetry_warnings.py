@@ -8,11 +8,11 @@ import pytest
 
 from tests.unit.telemetry_samples import pass_done, records_of, run_started, step_done
 from trainer.telemetry.bus import Bus
-from trainer.telemetry.events import Event, NonFinite, Resumed, Warned
+from trainer.telemetry.events import CheckpointPublished, Event, NonFinite, Resumed, Warned
 from trainer.telemetry.rules import Finding, Rule
 from trainer.telemetry.rules_gradient import AlwaysClipped, HighNorm, ScaleSaturated, Vanishing
 from trainer.telemetry.rules_loss import Exploding, FlatLoss, NonFiniteLoss
-from trainer.telemetry.rules_machine import CpuOnly, SlowData, UnsteadySpeed
+from trainer.telemetry.rules_machine import CpuOnly, GraceBudget, SlowData, UnsteadySpeed
 from trainer.telemetry.rules_passes import FrozenMetric, LargeGap, OneClass, Overfit
 from trainer.telemetry.trace import Trace
 from trainer.telemetry.warnings import Watcher, find_warnings, general_rules
@@ -66,8 +66,15 @@ def jumping(jump: float, **more: Any) -> list[Event]:
     return steps(samples_per_second=lambda point: 100 * (1 + jump * (-1) ** point), **more)
 
 
+def published(*seconds: float) -> list[Event]:
+    """Publishes behind 30 log points of 20 steps of 0.1 s each."""
+    done = [CheckpointPublished(step=20, checkpoint=f"c{at}", size_bytes=9, seconds=s) for at, s in enumerate(seconds)]
+    return [*steps(), *done]
+
+
 WARM = {"learning_rate": lambda point: 1e-4 * (point + 1)}
 SLOW_START = [step_done(20, samples_per_second=1.0), *(step_done(20 * point) for point in range(2, 12))]
+GRACE = {"config": {"run": {"grace_seconds": 30.0}}}
 CONFIG = {"config": {"optim": {"clip": 2.0}}}
 FALLING = [1.0, 0.9, 0.8, 0.7]
 
@@ -139,6 +146,13 @@ CASES: list[tuple[str, Rule, list[Event], dict[str, Any], bool]] = [
     ("jumps a little", UnsteadySpeed(), jumping(0.29), {}, False),
     ("jumps for a moment", UnsteadySpeed(), jumping(0.9, seconds=0.4), {}, False),
     ("only the first is slow", UnsteadySpeed(), SLOW_START[:10], {}, False),
+    ("no time to publish", GraceBudget(), published(24.91), GRACE, True),
+    ("just time to publish", GraceBudget(), published(24.89), GRACE, False),
+    ("rarely no time", GraceBudget(), published(60.0, *[1.0] * 20), GRACE, False),
+    ("often no time", GraceBudget(), published(60.0, 60.0, *[1.0] * 20), GRACE, True),
+    ("steps too long", GraceBudget(), [*steps(seconds=600.0), *published(1.0)[-1:]], GRACE, True),
+    ("only the first steps are long", GraceBudget(), [step_done(20, seconds=900.0), *published(1.0)[1:]], GRACE, False),
+    ("nothing published yet", GraceBudget(), steps(seconds=600.0), GRACE, False),
     ("cpu beside a gpu", CpuOnly(), [], {"environment": {"gpus": 2}}, True),
     ("cpu without gpu", CpuOnly(), [], {"environment": {"gpus": 0}}, False),
     ("gpu used", CpuOnly(), [], {"environment": {"gpus": 2}, "device": "NVIDIA H100"}, False),
@@ -230,6 +244,20 @@ def test_a_rule_speaks_once_in_a_thousand_steps() -> None:
     assert seen[1].name == "always"
     assert seen[1].severity == "note"
     assert seen[1].numbers == {"step": 1000}
+
+
+def test_a_preemption_that_does_not_fit_is_said_once_a_run() -> None:
+    slow = published(99.0)[-1]
+    happened = [run_started(**GRACE), *steps(10), slow, *[event for event in steps(200) if event.step > 200]]
+    assert [event.step for event in watched(happened) if event.name == "grace_budget"] == [300]
+    history = records_of(*happened, attempt="1-aa")
+    again = [run_started(step=4000, **GRACE), *[event for event in steps(300) if event.step > 4000], slow]
+    assert [event for event in watched(again, history=history) if event.name == "grace_budget"] == []
+
+
+def test_a_publish_does_not_take_training_back_in_time() -> None:
+    trace = Trace.of(records_of(run_started(), *published(1.0)))
+    assert trace.step == 600
 
 
 def test_the_watcher_and_the_report_find_the_same() -> None:

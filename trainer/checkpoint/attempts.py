@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import secrets
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from trainer.checkpoint.manifest import software, utc_now
 from trainer.checkpoint.store import Store, StoreMissing
 from trainer.errors import RunError
 
+ALIVE_SECONDS = 300.0
+"""An attempt on another machine that stored something within this time may be alive; segments come every 60 s."""
 _RECORD = re.compile(r"(\d{4,})-([0-9a-f]{6})(\.end)?\.json")
 
 
@@ -96,6 +99,44 @@ def host_of(store: Store, run: str, attempt: AttemptId) -> str | None:
     """The machine on which an attempt began; None where its record is gone or unreadable."""
     record = get_json(store, f"{run}/attempts/{attempt}.json")
     return record.get("host") if record else None
+
+
+def seems_alive(store: Store, run: str) -> str | None:
+    """Who seems to be training a run in a store that has no locks, in words; None if nobody does.
+
+    On this machine the process is looked for; of another one the age of its last ledger segment is all there is to
+    see, so for some minutes after a kill it still seems alive.
+    """
+    attempts = Attempts.read(store, run)
+    newest = attempts.begun[-1] if attempts.begun else None
+    if store.has_locks or newest is None or newest in attempts.ended:
+        return None
+    record = get_json(store, f"{run}/attempts/{newest}.json") or {}
+    if record.get("host") == platform.node():
+        process = record.get("process")
+        return f"attempt {newest}, process {process} on this machine" if _is_process(process) else None
+    signs = [*store.entries(f"{run}/attempts/{newest}.json"), *store.entries(f"{run}/ledger/{newest}/")]
+    age = time.time() - max((sign.modified for sign in signs), default=0.0)
+    return f"attempt {newest} on {record.get('host')}, {max(0.0, age):.0f} s ago" if age < ALIVE_SECONDS else None
+
+
+def is_gone(store: Store, run: str, attempt: AttemptId) -> bool:
+    """Whether an attempt began on this machine and its process does not run any more."""
+    record = get_json(store, f"{run}/attempts/{attempt}.json") or {}
+    return record.get("host") == platform.node() and not _is_process(record.get("process"))
+
+
+def _is_process(number: int | None) -> bool:
+    """Whether another process of that number runs."""
+    if not number or number == os.getpid():
+        return False
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def check_dead_budget(store: Store, run: str, attempts: Attempts, published_by: set[str], limit: int) -> None:

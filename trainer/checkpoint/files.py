@@ -10,7 +10,8 @@ import errno
 import fcntl
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -42,6 +43,7 @@ class FileStore:
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
         self.url = f"file://{self.path}"
+        self.notices: deque[str] = deque()
 
     def put(self, key: str, chunks: Iterable[Chunk], *, only_new: bool = False) -> None:
         """Write an object from its chunks in order, durable on return; atomic for readers.
@@ -135,8 +137,9 @@ class FileStore:
         if descriptor is not None:
             os.close(descriptor)
 
-    def sweep(self, prefix: str) -> None:
-        """Remove temporary files of dead writers below `prefix`."""
+    def sweep(self, prefix: str, is_dead: Callable[[Entry], bool]) -> None:
+        """Remove temporary files of dead writers below `prefix`; their locks tell, so `is_dead` is not asked."""
+        del is_dead
         top = self.path / prefix
         with _medium("sweep", top):
             for folder, _, names in os.walk(top, topdown=False, onerror=_raise_unless_gone):

@@ -1,11 +1,9 @@
 """The commit of a checkpoint: what belongs to it, byte by byte. Without one a folder does not exist for readers.
 
-A manifest guards itself too: it holds the digest of its own body, and is accepted only in exactly the bytes in which
-it was written, so that no change of any byte goes unseen. Unknown fields of a later writer are kept and ignored.
+A manifest guards itself too (`sealed.py`), so that no change of any byte goes unseen. Unknown fields of a later writer
+are kept and ignored.
 """
 
-import hashlib
-import json
 import platform
 import re
 import time
@@ -15,6 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
+
+from trainer.checkpoint.sealed import SealError, sealed, unsealed
 
 MANIFEST_FILE = "MANIFEST.json"
 FORMAT = 1
@@ -61,23 +61,15 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """The one form in which this manifest is stored."""
-        body = {"format": FORMAT, **asdict(self)}
-        return _canonical({**body, "digest": _digest(body)})
+        return sealed({"format": FORMAT, **asdict(self)})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Manifest":
         """Read and check. Raises ManifestError."""
         try:
-            body = json.loads(data)
-        except ValueError as error:
-            raise ManifestError(f"manifest is not readable ({len(data)} bytes)") from error
-        if not isinstance(body, dict) or not isinstance(body.get("format"), int):
-            raise ManifestError("manifest has no format number")
-        if body["format"] > FORMAT:
-            raise ManifestError(f"manifest has format {body['format']}, this version reads {FORMAT}")
-        recorded = body.pop("digest", None)
-        if recorded != _digest(body) or data != _canonical({**body, "digest": recorded}):
-            raise ManifestError("manifest does not match its own digest")
+            body = unsealed(data, "manifest", FORMAT)
+        except SealError as error:
+            raise ManifestError(str(error)) from error
         try:
             files = {name: FileRecord(**record) for name, record in body.pop("files").items()}
             known = {name: value for name, value in body.items() if name in cls.__dataclass_fields__}
@@ -125,11 +117,3 @@ def software() -> dict[str, str]:
     except PackageNotFoundError:
         own = "source"
     return {"trainer": own, "torch": str(torch.__version__), "python": platform.python_version()}
-
-
-def _digest(body: dict[str, Any]) -> str:
-    return hashlib.sha256(_canonical(body)).hexdigest()
-
-
-def _canonical(body: dict[str, Any]) -> bytes:
-    return json.dumps(body, indent=1, sort_keys=True).encode() + b"\n"

@@ -1,33 +1,34 @@
 """Publishing: a checkpoint becomes durable and visible in the store while training goes on.
 
     training thread   submit: copy (the stall) --------------------------- poll: events
-    publisher thread           `- owner? - data, hashed on the way - MANIFEST - hints - retention
+    publisher thread           `- owner? - commit (data, manifest) - hints - retention
+                               `- the store fails: into the spool, and from there when it answers again
 
-One buffer: a newer request replaces the one that waits, or waits itself until the write under way is done. A medium
-that fails is tried again with growing pauses; when that is of no use `error` holds why, and the engine stops.
+One buffer: a newer request replaces the one that waits, or waits itself until the write under way is done. A store
+over the network that fails is tried again with growing pauses while the newest checkpoint lies in the spool; when that
+has gone on for too long `error` holds why, and the engine stops.
 """
 
-import hashlib
 import os
-import random
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from trainer.checkpoint.attempts import put_json
+from trainer.checkpoint.commit import Content, commit
 from trainer.checkpoint.crash import point
-from trainer.checkpoint.manifest import MANIFEST_FILE, FileRecord, FolderName, Manifest, software, utc_now
-from trainer.checkpoint.restore import BEST_HINT, LATEST_HINT
-from trainer.checkpoint.retention import Retention, sweep
+from trainer.checkpoint.manifest import MANIFEST_FILE, FolderName, utc_now
+from trainer.checkpoint.outage import Outage, Retry
+from trainer.checkpoint.restore import BEST_HINT, LATEST_HINT, Rejected
+from trainer.checkpoint.retention import Kept, Retention, sweep
 from trainer.checkpoint.run import CHECKPOINTS, Emit, Run
-from trainer.checkpoint.state import HostBuffers, Snapshot, State
-from trainer.checkpoint.store import Chunk
+from trainer.checkpoint.spool import Spool
+from trainer.checkpoint.state import HostBuffers, State
 from trainer.errors import InfrastructureError, TrainerError
 from trainer.telemetry.events import (
     CheckpointFailed,
@@ -42,34 +43,15 @@ _NICENESS = 10
 """Priority of the publishing thread: about a tenth of a core where training wants both."""
 
 
-@dataclass(frozen=True)
-class Retry:
-    """How long a failing store is tried again. The default suits a disk, which rarely mends itself."""
-
-    tries: int = 3
-    first_seconds: float = 0.5
-    longest_seconds: float = 30.0
-
-    def pause_seconds(self, failures: int) -> float:
-        """Doubled after each failure, between half and all of it at random (many pods, one store)."""
-        whole = min(self.first_seconds * 2.0 ** (failures - 1), self.longest_seconds)
-        return whole * random.uniform(0.5, 1.0)
-
-
 @dataclass(eq=False)
 class _Job:
-    """One checkpoint on its way."""
+    """A checkpoint in the buffer."""
 
-    snapshot: Snapshot
-    name: FolderName
-    epoch: int
-    sequence: int
-    is_best: bool
-    milestone: bool
-    created: str
-    begun: float
+    content: Content
     is_started: bool = False
-    """The thread is writing it; never while it waits for its turn or for the next try."""
+    """The thread is reading it; never while it waits for its turn or for the next try."""
+    may_be_lost: bool = False
+    """The store failed and may fail for long: a newer one takes its place whatever it is, training must go on."""
 
 
 class Publisher:
@@ -84,15 +66,19 @@ class Publisher:
         emit: Emit,
         world_size: int = 1,
         retry: Retry | None = None,
+        spool: Spool | None = None,
     ) -> None:
         self.error: TrainerError | None = None
         """Why nothing more can be published; the engine looks at it after every step."""
+        self.retry = retry or Retry()
         self._run = run
         self._keep_best = keep_best
         self._emit = emit
         self._world_size = world_size
-        self._retry = retry or Retry()
         self._retention = Retention(run, keep_last, keep_best)
+        self._outage = Outage(self.retry)
+        self._spool = spool
+        self._has_spooled = False
         self._buffers = HostBuffers()
         self._events: deque[Event] = deque()
         self._names: set[FolderName] = set()
@@ -100,8 +86,14 @@ class Publisher:
         self._job: _Job | None = None
         self._is_swept = False
         self._is_closing = False
+        self._durable_at = time.monotonic()
         self._thread = threading.Thread(target=self._work, name="publisher", daemon=True)
         self._thread.start()
+
+    @property
+    def age_seconds(self) -> float:
+        """Time since the last checkpoint became durable in the store (or since the start)."""
+        return time.monotonic() - self._durable_at
 
     def warm(self, state: State) -> None:
         """Make the buffers for a state beforehand, so that the first checkpoint stalls no longer than the others."""
@@ -111,21 +103,27 @@ class Publisher:
 
     def submit(
         self, state: State, *, step: int, epoch: int, is_best: bool = False, milestone: bool = False,
-        replace: bool = True,
-    ) -> None:  # fmt: skip
+        replace: bool = True, timeout: float | None = None,
+    ) -> bool:  # fmt: skip
         """Copy a state and have it published; returns after the copy. Raises what made publishing impossible.
 
         With `replace` a checkpoint that still waits gives way, unless it is a milestone or the best and this is not.
+        False, and nothing is taken, when the write under way does not end within `timeout` seconds.
         """
         begun = time.perf_counter()
-        replaced = self._make_room(is_best, replace)
+        replaced = self._make_room(is_best, replace, timeout)
         if self.error:
             raise self.error
+        if replaced is None:
+            return False
         snapshot = self._buffers.copy(state)
         name = self._new_name(step)
-        job = _Job(snapshot, name, epoch, len(self._names), is_best, milestone, utc_now(), time.perf_counter())
+        content = Content(
+            name=name, epoch=epoch, sequence=len(self._names), cursor=snapshot.cursor, world_size=self._world_size,
+            created=utc_now(), begun=time.perf_counter(), is_best=is_best, milestone=milestone, files=snapshot.files,
+        )  # fmt: skip
         with self._changed:
-            self._job = job
+            self._job = _Job(content)
             self._changed.notify_all()
         stall = time.perf_counter() - begun
         self._emit(
@@ -133,11 +131,14 @@ class Publisher:
                 epoch=epoch, step=step, stall_seconds=stall, size_bytes=snapshot.size_bytes, replaced=replaced
             )
         )
+        return True
 
     def poll(self) -> None:
         """Deliver what the thread has to tell; on the training thread, where listeners run."""
         while self._events:
             self._emit(self._events.popleft())
+        while self._run.store.notices:
+            self._emit(Noted(text=self._run.store.notices.popleft()))
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until everything taken is published (True), impossible (see `error`), or the time is over."""
@@ -146,6 +147,19 @@ class Publisher:
             done = self._is_idle() and self.error is None
         self.poll()
         return done
+
+    def rescue(self) -> str:
+        """Put what could not be published in time into the spool; says in words where the newest checkpoint is now."""
+        with self._changed:
+            job = self._job
+        if self._spool is None:
+            return "it is lost, the next attempt goes on from the one before"
+        try:
+            if job is not None:
+                self._spool.keep(job.content)
+        except InfrastructureError as error:
+            return f"it is lost, the spool failed too ({error})"
+        return f"it waits in {self._spool.folder}, from where the next attempt on this machine publishes it"
 
     def close(self, timeout: float | None = None) -> None:
         """Let a write under way finish, try once more what failed, end the thread (or leave it after `timeout`)."""
@@ -156,22 +170,28 @@ class Publisher:
         self.poll()
 
     def _is_idle(self) -> bool:
-        return self.error is not None or (self._job is None and self._is_swept)
+        return self.error is not None or (self._job is None and self._is_swept and not self._has_spooled)
 
-    def _make_room(self, is_best: bool, replace: bool) -> bool:
-        """Wait for the buffer; True when a waiting checkpoint gave way."""
+    def _make_room(self, is_best: bool, replace: bool, timeout: float | None) -> bool | None:
+        """Wait for the buffer; True when a waiting checkpoint gave way, None when the time is over."""
 
         def gives_way() -> bool:
             job = self._job
-            return bool(job and replace and not job.is_started and not job.milestone and (is_best or not job.is_best))
+            if job is None or job.is_started or not replace:
+                return False
+            return job.may_be_lost or (not job.content.milestone and (is_best or not job.content.is_best))
 
         with self._changed:
-            self._changed.wait_for(lambda: self.error or self._job is None or gives_way())
-            replaced = self._job is not None and self.error is None
-            if replaced:
+            if not self._changed.wait_for(lambda: self.error or self._job is None or gives_way(), timeout):
+                return None
+            given_up = self._job.content if self._job is not None and self.error is None else None
+            if given_up:
                 self._job = None
                 self._changed.notify_all()
-        return replaced
+        if given_up and (given_up.milestone or (given_up.is_best and not is_best)):
+            kind = "milestone" if given_up.milestone else "best"
+            self._emit(Noted(text=f"the {kind} {given_up.name} is lost: the store failed and there is no spool"))
+        return given_up is not None
 
     def _new_name(self, step: int) -> FolderName:
         name = FolderName(step, self._run.id.number, self._run.id.suffix)
@@ -183,19 +203,20 @@ class Publisher:
     def _work(self) -> None:
         """The thread: never ends before `close`, whatever fails."""
         _give_way()
-        self._guarded(self._sweep)
-        while True:
+        self._guarded(self._prepare)
+        while self._wait():
+            self._guarded(self._publish_what_waits)
             with self._changed:
-                self._is_swept = True
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: self._job or self._is_closing)
-                job = self._job
-            if job is None:
-                return
-            self._guarded(partial(self._publish_with_retries, job))
-            with self._changed:
-                if self._job is job:
-                    self._job = None
+
+    def _wait(self) -> bool:
+        """Wait for a checkpoint, or the moment to try the store again; False when nothing is left to do at the end."""
+        with self._changed:
+            self._is_swept = True
+            self._changed.notify_all()
+            pause = self._outage.seconds_to_next_try() if self._has_spooled else None
+            self._changed.wait_for(lambda: self._job or self._is_closing, pause)
+            return bool(self._job or not self._is_closing or (self._has_spooled and self.error is None))
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
@@ -210,111 +231,178 @@ class Publisher:
     def _fail(self, error: TrainerError) -> None:
         with self._changed:
             self.error = error
+            self._job, self._has_spooled = None, False
             self._changed.notify_all()
 
-    def _sweep(self) -> None:
-        """What dead attempts left; of no use to stop training for."""
+    def _prepare(self) -> None:
+        """What dead attempts left: in the store it goes, of no use to stop training for."""
         try:
             sweep(self._run)
         except InfrastructureError as error:
             self._events.append(Noted(text=f"leftovers of earlier attempts could not be removed: {error}"))
 
-    def _publish_with_retries(self, job: _Job) -> None:
-        failures = 0
+    def _publish_what_waits(self) -> None:
+        job = self._job
+        if job is not None and not (self._outage.is_on and self._into_spool(job)):
+            self._publish_from_buffer(job)
+        if self._has_spooled and (self._is_closing or self._outage.seconds_to_next_try() <= 0):
+            self._publish_from_spool()
+
+    def _publish_from_buffer(self, job: _Job) -> None:
+        """Until it is published, replaced, in the spool, or given up (which raises)."""
         while self._take(job):
             try:
-                self._publish(job)
+                self._publish(job.content)
+                self._free(job)
                 return
             except InfrastructureError as error:
-                failures += 1
-                will_retry = failures < self._retry.tries and not self._is_closing
-                reason, name = str(error), str(job.name)
-                self._tell(job, CheckpointFailed, checkpoint=name, reason=reason, will_retry=will_retry)
-                if not will_retry:
-                    self._discard(job)
-                    raise
-            self._pause(job, failures)
+                job.may_be_lost = self.retry.tries is None
+                gives_up = self._note_failure(job.content, error)
+                is_spooled = self._into_spool(job)
+                if gives_up:
+                    self._discard(job.content)
+                    self._give_up(error)
+                if is_spooled:
+                    return
+            self._pause(job)
+
+    def _publish_from_spool(self) -> None:
+        """Everything there, oldest first, so that hints only ever move on; back to waiting if the store still fails."""
+        assert self._spool is not None
+        for name in self._spool.waiting():
+            try:
+                content = self._spool.content(name)
+            except Rejected as error:
+                self._events.append(Noted(step=name.step, text=f"checkpoint {name} in the spool is damaged: {error}"))
+                self._spool.drop(name)
+                continue
+            try:
+                self._publish(content)
+            except InfrastructureError as error:
+                if self._note_failure(content, error):
+                    self._give_up(error)
+                return
+            self._spool.drop(name)
+        with self._changed:
+            self._has_spooled = False
 
     def _take(self, job: _Job) -> bool:
-        """Mark a job as being written; False when it was replaced meanwhile."""
+        """Mark a job as being read; False when it was replaced meanwhile."""
         with self._changed:
             job.is_started = self._job is job
             return job.is_started
 
-    def _pause(self, job: _Job, failures: int) -> None:
+    def _free(self, job: _Job) -> None:
+        """The buffer may be used again."""
+        with self._changed:
+            if self._job is job:
+                self._job = None
+            self._changed.notify_all()
+
+    def _pause(self, job: _Job) -> None:
         """Wait before the next try; ends early when the job is replaced or the publisher closes."""
         with self._changed:
             job.is_started = False
             self._changed.notify_all()
-            seconds = self._retry.pause_seconds(failures)
+            seconds = self._outage.seconds_to_next_try()
             self._changed.wait_for(lambda: self._job is not job or self._is_closing, seconds)
 
-    def _publish(self, job: _Job) -> None:
-        """The protocol: owner, data, manifest, hints, retention."""
+    def _into_spool(self, job: _Job) -> bool:
+        """Put a checkpoint into the spool and free the buffer; False when there is none or it fails."""
+        if self._spool is None or not self._take(job):
+            return False
+        try:
+            self._spool.keep(job.content)
+        except InfrastructureError as error:
+            self._tell(job.content, Noted, text=f"the spool cannot take checkpoint {job.content.name}: {error}")
+            self._spool = None
+            return False
+        with self._changed:
+            self._has_spooled = True
+        self._free(job)
+        return True
+
+    def _note_failure(self, content: Content, error: InfrastructureError) -> bool:
+        """Count it and tell of it; True when the store has failed for too long, or there is no time left."""
+        self._outage.failed()
+        gives_up = self._is_closing or self._outage.lasts_too_long
+        self._tell(
+            content, CheckpointFailed, checkpoint=str(content.name), reason=str(error), will_retry=not gives_up,
+            outage_seconds=self._outage.seconds, age_seconds=self.age_seconds,
+        )  # fmt: skip
+        return gives_up
+
+    def _give_up(self, error: InfrastructureError) -> NoReturn:
+        """Whatever the store said, a later start may find it mended: the code is that of infrastructure."""
+        where = f"; the newest checkpoint waits in {self._spool.folder}" if self._has_spooled and self._spool else ""
+        raise InfrastructureError(f"{error}{where}") from error
+
+    def _publish(self, content: Content) -> None:
+        """The protocol: owner, commit, hints, retention."""
         self._run.check_owner()
         point("before_write")
-        files = self._put_files(job)
-        point("after_data")
-        manifest = Manifest(
-            step=job.name.step, epoch=job.epoch, attempt=job.name.attempt, sequence=job.sequence,
-            world_size=self._world_size, files=files, cursor=job.snapshot.cursor, created=job.created,
-            is_best=job.is_best, milestone=job.milestone, versions=software(),
-        )  # fmt: skip
-        point("before_manifest")
-        self._run.store.put(self._key(job, MANIFEST_FILE), [manifest.to_bytes()])
-        point("after_manifest")
-        seconds = time.perf_counter() - job.begun
+        manifest = commit(self._run.store, self._run.name, content)
+        self._durable_at = time.monotonic()
+        seconds = time.perf_counter() - content.begun
+        name = str(content.name)
         self._tell(
-            job, CheckpointPublished, checkpoint=str(job.name), size_bytes=manifest.size_bytes, seconds=seconds,
-            is_best=job.is_best,
+            content, CheckpointPublished, checkpoint=name, size_bytes=manifest.size_bytes, seconds=seconds,
+            is_best=content.is_best,
         )  # fmt: skip
-        self._follow_up(job)
+        if lasted := self._outage.over():
+            self._tell(content, Noted, text=f"the store answers again after {lasted:.0f} s; {name} is published")
+        self._follow_up(content)
 
-    def _put_files(self, job: _Job) -> dict[str, FileRecord]:
-        files: dict[str, FileRecord] = {}
-        for name, chunks in job.snapshot.files():
-            if files:
-                point("between_files")
-            meter = _Meter(chunks)
-            self._run.store.put(self._key(job, name), meter)
-            files[name] = FileRecord(meter.size_bytes, meter.hasher.hexdigest())
-        return files
-
-    def _follow_up(self, job: _Job) -> None:
+    def _follow_up(self, content: Content) -> None:
         """Hints and retention; the checkpoint is published, so a failing store is only told of."""
         try:
             point("before_hints")
-            self._hint(job, LATEST_HINT)
-            if job.is_best and self._keep_best:
+            self._hint(content, LATEST_HINT)
+            if content.is_best and self._keep_best:
                 point("between_hints")
-                self._hint(job, BEST_HINT)
+                self._hint(content, BEST_HINT)
             point("after_hints")
-            retired = self._retention.apply()
+            retired = self._retention.apply(Kept(content.name, content.is_best, content.milestone))
         except InfrastructureError as error:
-            self._tell(job, Noted, text=f"checkpoint {job.name} is published, what follows it failed: {error}")
+            self._tell(content, Noted, text=f"checkpoint {content.name} is published, what follows it failed: {error}")
             return
         if retired:
-            self._tell(job, CheckpointRetired, checkpoints=retired)
+            self._tell(content, CheckpointRetired, checkpoints=retired)
 
-    def _hint(self, job: _Job, hint: str) -> None:
-        record = {"run": self._run.name, "checkpoint": str(job.name), "step": job.name.step}
+    def _hint(self, content: Content, hint: str) -> None:
+        record = {"run": self._run.name, "checkpoint": str(content.name), "step": content.name.step}
         put_json(self._run.store, self._run.key(hint), record)
 
-    def _discard(self, job: _Job) -> None:
-        """Give the space of a publish that failed for good back, if the store lets us."""
+    def _discard(self, content: Content) -> None:
+        """Give the space of a publish that failed for good back, if the store is one that can be full and lets us."""
+        if not self._run.store.has_locks:
+            return
+        folder = self._run.key(f"{CHECKPOINTS}{content.name}/")
         try:
-            prefix = f"{CHECKPOINTS}{job.name}/"
-            keys = [entry.key for entry in self._run.store.entries(self._run.key(prefix))]
-            if self._key(job, MANIFEST_FILE) not in keys:
+            keys = [entry.key for entry in self._run.store.entries(folder)]
+            if folder + MANIFEST_FILE not in keys:
                 self._run.store.delete(keys)
         except InfrastructureError as error:
-            self._tell(job, Noted, text=f"what was written of checkpoint {job.name} could not be removed: {error}")
+            self._tell(
+                content, Noted, text=f"what was written of checkpoint {content.name} could not be removed: {error}"
+            )
 
-    def _key(self, job: _Job, file: str) -> str:
-        return self._run.key(f"{CHECKPOINTS}{job.name}/{file}")
+    def _tell(self, content: Content, kind: type[Event], **values: Any) -> None:
+        self._events.append(kind(epoch=content.epoch, step=content.name.step, **values))
 
-    def _tell(self, job: _Job, kind: type[Event], **values: Any) -> None:
-        self._events.append(kind(epoch=job.epoch, step=job.name.step, **values))
+
+def publish_leftovers(run: Run, spool: Spool) -> list[str]:
+    """What an earlier attempt on this machine could not publish goes into the store now; the names.
+
+    Raises InfrastructureError, and then it stays where it is.
+    """
+    done: list[str] = []
+    for name in spool.left_behind():
+        with suppress(Rejected):
+            commit(run.store, run.name, spool.content(name))
+            done.append(str(name))
+        spool.drop(name)
+    return done
 
 
 def _give_way() -> None:
@@ -325,20 +413,3 @@ def _give_way() -> None:
     if sys.platform == "linux":
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
-
-
-class _Meter:
-    """Passes chunks through, hashing and counting them: the data are read once for digest and write."""
-
-    def __init__(self, chunks: Iterable[Chunk]) -> None:
-        self._chunks = chunks
-        self.hasher = hashlib.sha256()
-        self.size_bytes = 0
-
-    def __iter__(self) -> Iterator[Chunk]:
-        for chunk in self._chunks:
-            if self.size_bytes:
-                point("mid_write")
-            self.hasher.update(chunk)
-            self.size_bytes += len(chunk)
-            yield chunk

@@ -22,7 +22,7 @@ from trainer.checkpoint.crash import point
 from trainer.checkpoint.manifest import MANIFEST_FILE, FileRecord, FolderName, Manifest, ManifestError
 from trainer.checkpoint.run import CHECKPOINTS, Emit, Run
 from trainer.checkpoint.state import STATE_FILE, file_of
-from trainer.checkpoint.store import Store, StoreMissing
+from trainer.checkpoint.store import Store, StoreDamaged, StoreMissing
 from trainer.checkpoint.tensors import CHUNK_BYTES, TensorsError, load_tensors
 from trainer.errors import InfrastructureError, RunError
 from trainer.telemetry.events import CheckpointRejected
@@ -105,7 +105,7 @@ def read_manifest(store: Store, run: str, name: FolderName) -> Manifest | None:
         manifest = Manifest.from_bytes(store.get(f"{run}/{CHECKPOINTS}{name}/{MANIFEST_FILE}"))
     except StoreMissing:
         return None
-    except ManifestError as error:
+    except (ManifestError, StoreDamaged) as error:
         raise Rejected(str(error)) from error
     if (manifest.step, manifest.attempt) != (name.step, name.attempt):
         raise Rejected(f"manifest is that of step {manifest.step}, attempt {manifest.attempt}")
@@ -128,13 +128,24 @@ def verify_files(
     for file, record in manifest.files.items():
         if only is not None and file not in only:
             continue
+        key = f"{run}/{CHECKPOINTS}{name}/{file}"
         try:
-            path = store.fetch(f"{run}/{CHECKPOINTS}{name}/{file}", folder / file)
-        except StoreMissing:
-            raise Rejected(f"{file} is missing") from None
-        _verify_file(path, file, record)
-        paths[file] = path
+            paths[file] = _fetch_verified(store, key, folder / file, file, record)
+        except Rejected:
+            # Once more: a byte that flipped on the way must not condemn a good checkpoint.
+            paths[file] = _fetch_verified(store, key, folder / file, file, record)
     return paths
+
+
+def _fetch_verified(store: Store, key: str, target: Path, file: str, record: FileRecord) -> Path:
+    try:
+        path = store.fetch(key, target)
+    except StoreMissing:
+        raise Rejected(f"{file} is missing") from None
+    except StoreDamaged as error:
+        raise Rejected(f"{file} is damaged in the store: {error}") from error
+    _verify_file(path, file, record)
+    return path
 
 
 def _newest_good(

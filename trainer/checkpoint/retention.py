@@ -7,8 +7,9 @@ middle leaves is an orphan and is swept later.
 
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from trainer.checkpoint import attempts as lives
 from trainer.checkpoint.attempts import AttemptId, Attempts, host_of
 from trainer.checkpoint.crash import point
 from trainer.checkpoint.manifest import MANIFEST_FILE, FolderName, Manifest
@@ -16,6 +17,7 @@ from trainer.checkpoint.restore import BEST_HINT, LATEST_HINT, Rejected, read_hi
 from trainer.checkpoint.run import CHECKPOINTS, Run
 from trainer.checkpoint.store import Entry, Store
 
+_LISTING_SECONDS = 3600.0
 ORPHAN_SECONDS = 24 * 3600.0
 """An unfinished folder of an attempt that may be alive elsewhere is left alone for a day."""
 
@@ -43,7 +45,9 @@ class Folder:
         return any(entry.key.endswith(f"/{MANIFEST_FILE}") for entry in self.entries)
 
 
-def choose(checkpoints: Sequence[Kept], keep_last: int, keep_best: bool, protected: Collection[str]) -> list[str]:
+def choose(
+    checkpoints: Sequence[Kept], keep_last: int, keep_best: bool, protected: Collection[FolderName | None]
+) -> list[FolderName]:
     """Names of the checkpoints to remove, oldest first; a pure function.
 
     Of several checkpoints at one step only the newest counts among the last `keep_last`. Nothing goes, not even a
@@ -59,19 +63,24 @@ def choose(checkpoints: Sequence[Kept], keep_last: int, keep_best: bool, protect
     best = [one.name for one in good if one.is_best]
     keep |= set(best[-1:]) if keep_best else set()
     ordered = sorted(one.name for one in checkpoints)
-    return [str(name) for name in ordered if name not in keep and str(name) not in protected]
+    return [name for name in ordered if name not in keep and name not in protected]
 
 
 class Retention:
-    """Applies `choose` to a run; remembers the manifests it has read, as they never change."""
+    """Applies `choose` to a run. It lists the checkpoints once an hour and keeps count itself in between.
+
+    So its cost does not grow with their number; only this attempt writes there, and another one that takes over ends
+    this one.
+    """
 
     def __init__(self, run: Run, keep_last: int, keep_best: bool) -> None:
         self._run = run
         self._keep_last = keep_last
         self._keep_best = keep_best
         self._known: dict[FolderName, Kept] = {}
+        self._listed_at: float | None = None
 
-    def apply(self) -> list[str]:
+    def apply(self, published: Kept) -> list[str]:
         """Remove what is not kept, finish removals that were cut short; the names of what went.
 
         Raises SupersededError when a newer attempt owns the run, InfrastructureError.
@@ -79,27 +88,33 @@ class Retention:
         run = self._run
         run.check_owner()
         point("before_retention")
-        folders = list_folders(run.store, run.name)
-        checkpoints = [self._look_at(folder) for folder in folders.values() if folder.has_manifest]
-        doomed = choose(checkpoints, self._keep_last, self._keep_best, self._protected())
+        self._known[published.name] = published
+        if self._listed_at is None or time.monotonic() - self._listed_at > _LISTING_SECONDS:
+            self._list()
+        known = [self._judged(kept) for kept in self._known.values()]
+        doomed = choose(known, self._keep_last, self._keep_best, self._protected())
         for name in doomed:
-            remove(run.store, run.name, folders[name])
-        sweep(run, folders)
+            remove(run.store, run.name, name)
+            del self._known[name]
         point("after_retention")
-        return doomed
+        return [str(name) for name in doomed]
 
-    def _look_at(self, folder: Folder) -> Kept:
-        if folder.name not in self._known:
-            self._known[folder.name] = describe(self._run.store, self._run.name, folder.name)
-        kept = self._known[folder.name]
-        is_good = kept.is_good and str(kept.name) not in self._run.rejected
-        return Kept(kept.name, kept.is_best, kept.milestone, is_good)
+    def _list(self) -> None:
+        """Look at what is there, and sweep what nobody is writing."""
+        folders = list_folders(self._run.store, self._run.name)
+        sweep(self._run, folders)
+        names = [folder.name for folder in folders.values() if folder.has_manifest]
+        self._known = {name: self._known.get(name) or describe(self._run.store, self._run.name, name) for name in names}
+        self._listed_at = time.monotonic()
 
-    def _protected(self) -> set[str]:
+    def _judged(self, kept: Kept) -> Kept:
+        return replace(kept, is_good=kept.is_good and str(kept.name) not in self._run.rejected)
+
+    def _protected(self) -> set[FolderName | None]:
         run = self._run
         hints = [LATEST_HINT, BEST_HINT] if self._keep_best else [LATEST_HINT]
-        names = {str(read_hint(run.store, run.name, hint)) for hint in hints}
-        return names | {run.restored_from or ""}
+        restored = FolderName.parse(run.restored_from) if run.restored_from else None
+        return {restored, *(read_hint(run.store, run.name, hint) for hint in hints)}
 
 
 def describe(store: Store, run: str, name: FolderName) -> Kept:
@@ -124,41 +139,54 @@ def list_folders(store: Store, run: str) -> dict[str, Folder]:
     return folders
 
 
-def remove(store: Store, run: str, folder: Folder) -> None:
+def remove(store: Store, run: str, name: FolderName) -> None:
     """Remove a checkpoint: the manifest first, and only when that is durable the data."""
-    manifest = f"{run}/{CHECKPOINTS}{folder.name}/{MANIFEST_FILE}"
-    store.delete([manifest])
+    folder = f"{run}/{CHECKPOINTS}{name}/"
+    store.delete([folder + MANIFEST_FILE])
     point("mid_retention")
-    store.delete([entry.key for entry in folder.entries if entry.key != manifest])
+    store.delete([entry.key for entry in store.entries(folder)])
 
 
 def sweep(run: Run, folders: dict[str, Folder] | None = None) -> list[str]:
-    """Remove folders without manifest that nobody is writing, and temporary files of the dead; names of what went.
+    """Remove folders without manifest that nobody is writing, and other leftovers of the dead; names of what went.
 
     Runs where no publish of this attempt is under way.
     """
     if folders is None:
         folders = list_folders(run.store, run.name)
+    writers = _Writers(run)
     orphans = [folder for folder in folders.values() if not folder.has_manifest]
-    attempts = Attempts.read(run.store, run.name) if orphans else None
-    gone = [folder for folder in orphans if attempts and _is_dead(run, attempts, folder)]
+    gone = [folder for folder in orphans if writers.is_dead(folder.name, max(e.modified for e in folder.entries))]
     for folder in gone:
         run.store.delete([entry.key for entry in folder.entries])
-    run.store.sweep(run.key(""))
+    run.store.sweep(run.key(""), writers.left)
     return [str(folder.name) for folder in gone]
 
 
-def _is_dead(run: Run, attempts: Attempts, folder: Folder) -> bool:
-    """Whether the writer of an unfinished folder can no longer be at it."""
-    writer = AttemptId(folder.name.number, folder.name.suffix)
-    if writer == run.id or writer in attempts.ended:
-        return True
-    if writer > run.id:
-        return False
-    if (
-        run.store.has_locks
-        and run.owns_lock
-        and host_of(run.store, run.name, writer) == host_of(run.store, run.name, run.id)
-    ):
-        return True
-    return time.time() - max(entry.modified for entry in folder.entries) > ORPHAN_SECONDS
+class _Writers:
+    """Which writers can no longer be at what they have begun."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._attempts: Attempts | None = None
+
+    def is_dead(self, name: FolderName, modified: float) -> bool:
+        """Of an unfinished checkpoint folder whose newest object is from `modified` (seconds since the epoch)."""
+        run, writer = self._run, AttemptId(name.number, name.suffix)
+        self._attempts = self._attempts or Attempts.read(run.store, run.name)
+        if writer == run.id or writer in self._attempts.ended:
+            return True
+        if writer > run.id:
+            return False
+        if run.store.has_locks:
+            is_gone = run.owns_lock and host_of(run.store, run.name, writer) == host_of(run.store, run.name, run.id)
+        else:
+            is_gone = lives.is_gone(run.store, run.name, writer)
+        return is_gone or time.time() - modified > ORPHAN_SECONDS
+
+    def left(self, entry: Entry) -> bool:
+        """Of an unfinished put (key and time of its beginning)."""
+        prefix = self._run.key(CHECKPOINTS)
+        folder = entry.key.removeprefix(prefix).partition("/")[0] if entry.key.startswith(prefix) else ""
+        name = FolderName.parse(folder)
+        return self.is_dead(name, entry.modified) if name else time.time() - entry.modified > ORPHAN_SECONDS

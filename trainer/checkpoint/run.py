@@ -6,6 +6,7 @@ digest that nobody on this machine is training; else a new one. Nothing is writt
 
 import json
 import re
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -26,7 +27,7 @@ RUN_FILE = "run.json"
 COMPLETE_FILE = "COMPLETE.json"
 CHECKPOINTS = "checkpoints/"
 OWNER_LOCK = "owner"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 Resume = Literal["auto", "required", "never"]
 Emit = Callable[[Event], None]
@@ -49,6 +50,8 @@ class Run:
     """Folder this attempt went on from; retention leaves it alone."""
     rejected: set[str] = field(default_factory=set)
     """Folders that failed verification in this attempt."""
+    made: dict[str, Any] | None = None
+    """The run's record, if this attempt made the run."""
 
     @property
     def attempt(self) -> str:
@@ -77,6 +80,16 @@ class Run:
                 f"attempt {begun[-1]} has taken over run {self.name}; attempt {self.attempt} writes no more"
             )
         self.owns_lock = self.owns_lock or self.store.claim(self.key(OWNER_LOCK))
+        if self.made and not self.store.has_locks:
+            self._confirm_record(self.made)
+
+    def _confirm_record(self, made: dict[str, Any]) -> None:
+        """The owner's record counts.
+
+        Where a server has no true conditional writes, another start at the same moment may have written over ours.
+        """
+        if (get_json(self.store, self.key(RUN_FILE)) or {}).get("made_by") != made["made_by"]:
+            put_json(self.store, self.key(RUN_FILE), made)
 
     def end(self, code: int, reason: str) -> None:
         """Write that this attempt ended by itself; without it the next start counts it as killed.
@@ -141,9 +154,12 @@ def open_run(
     if found is None and resume == "required":
         raise RunError(f"run.resume is required, but {store.url} has no run to go on from{_called(name, digest)}")
     changed = _agreement(start, found) if found is not None else []
-    target = found if found is not None else _create(start, name)
+    made = _create(start, name) if found is None else None
+    target = str(made["name"]) if made else str(found)
     attempts = Attempts.read(store, target)
-    run = Run(store, target, AttemptId.following(attempts.begun), digest, length, resume)
+    if made and attempts.begun:
+        raise InfrastructureError(f"another process has made run {target} at the same moment; start again")
+    run = Run(store, target, AttemptId.following(attempts.begun), digest, length, resume, made=made)
     run.is_complete = _covers(get_json(store, run.key(COMPLETE_FILE)), length)
     if run.is_complete:
         return run
@@ -158,10 +174,15 @@ def open_run(
     return run
 
 
+def check_name(name: str) -> None:
+    """Refuse what no run can be called. Raises SettingsError."""
+    if not RUN_NAME.fullmatch(name):
+        raise SettingsError(f"run.name is {name!r}: use letters, digits, '.', '_' and '-', at most 100 of them")
+
+
 def _named(start: _Start, name: str) -> str | None:
     """The named run if there is one; None if the name is free."""
-    if not _NAME.fullmatch(name):
-        raise SettingsError(f"run.name is {name!r}: use letters, digits, '.', '_' and '-', at most 100 of them")
+    check_name(name)
     if _read_record(start.store, name) is None:
         _check_free(start.store, name)
         return None
@@ -176,13 +197,16 @@ def _newest_unfinished(start: _Start) -> str | None:
         return None
     candidates: list[tuple[float, str]] = []
     for name in start.store.folders(""):
-        record = get_json(start.store, f"{name}/{RUN_FILE}") if _NAME.fullmatch(name) else None
+        record = get_json(start.store, f"{name}/{RUN_FILE}") if RUN_NAME.fullmatch(name) else None
         if record and record.get("digest") == start.digest and record.get("task") == start.task:
             candidates.append((float(record.get("created_seconds", 0)), name))
     for _, name in sorted(candidates, reverse=True):
         # asked again under the lock: its owner may have finished meanwhile
         if not _has_ended(start.store, name) and start.store.claim(f"{name}/{OWNER_LOCK}"):
             if _has_ended(start.store, name):
+                continue
+            if owner := lives.seems_alive(start.store, name):
+                start.emit(Noted(text=f"run {name} seems alive ({owner}); --run_name {name} takes it over"))
                 continue
             return name
     return None
@@ -192,8 +216,8 @@ def _has_ended(store: Store, name: str) -> bool:
     return get_json(store, f"{name}/{COMPLETE_FILE}") is not None
 
 
-def _create(start: _Start, name: str | None) -> str:
-    """Write the record of a new run; a default name that is taken gets a number."""
+def _create(start: _Start, name: str | None) -> dict[str, Any]:
+    """Write the record of a new run, and return it; a default name that is taken gets a number."""
     record = {
         "format": 1,
         "task": start.task,
@@ -204,19 +228,21 @@ def _create(start: _Start, name: str | None) -> str:
         "created_seconds": time.time(),
         "versions": software(),
         "changes": [],
+        "made_by": secrets.token_hex(6),
     }
     for candidate in [name] if name is not None else _numbered(start.default_name):
         is_taken = name is None and any(start.store.entries(f"{candidate}/"))
         # the lock comes first, so that a second start without a name does not take the new run for an abandoned one
         if is_taken or not (start.store.claim(f"{candidate}/{OWNER_LOCK}") or name is not None):
             continue
+        named = {**record, "name": candidate}
         try:
-            put_json(start.store, f"{candidate}/{RUN_FILE}", {**record, "name": candidate}, only_new=True)
+            put_json(start.store, f"{candidate}/{RUN_FILE}", named, only_new=True)
         except StoreConflict:
             if name is not None:
                 raise InfrastructureError(f"another process has just made run {name}; start again") from None
             continue
-        return candidate
+        return named
     raise AssertionError("there is always another number")
 
 

@@ -4,7 +4,8 @@ Keys are relative paths with `/` (never a leading one, never `..`). A `put` is a
 object or none. Everything about manifests, attempts and retention is policy above this interface.
 """
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +19,10 @@ class StoreMissing(Exception):
 
 class StoreConflict(Exception):
     """`only_new` was asked for and the key exists already."""
+
+
+class StoreDamaged(Exception):
+    """The medium itself finds that an object is not what was written (its own checksum); the text says which."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,8 @@ class Store(Protocol):
     url: str
     has_locks: bool
     """Whether `claim` is a real lock of this machine; without it ownership is by attempts alone."""
+    notices: deque[str]
+    """What a person should hear once, oldest first (a feature that the server lacks); whoever shows it takes it out."""
 
     def put(self, key: str, chunks: Iterable[Chunk], *, only_new: bool = False) -> None:
         """Write an object from its chunks in order, durable on return; atomic for readers.
@@ -44,13 +51,13 @@ class Store(Protocol):
         ...
 
     def get(self, key: str) -> bytes:
-        """The whole object (for small ones). Raises StoreMissing."""
+        """The whole object (for small ones). Raises StoreMissing, StoreDamaged."""
         ...
 
     def fetch(self, key: str, path: Path) -> Path:
         """The object as a local file: written to `path`, or the store's own file where it has one.
 
-        Raises StoreMissing.
+        Raises StoreMissing, StoreDamaged.
         """
         ...
 
@@ -80,6 +87,20 @@ class Store(Protocol):
         """Let go of a lock that `claim` took; no error without one."""
         ...
 
-    def sweep(self, prefix: str) -> None:
-        """Remove what puts of dead writers left below `prefix` (temporary files, open uploads)."""
+    def sweep(self, prefix: str, is_dead: Callable[[Entry], bool]) -> None:
+        """Remove what unfinished puts left below `prefix` (temporary files, open uploads).
+
+        A store that cannot tell by itself whether a writer lives (no locks) asks `is_dead`, with the key that was to
+        be written and the time when that began.
+        """
         ...
+
+
+_CHUNK_BYTES = 4 << 20
+
+
+def chunks_of(path: Path) -> Iterator[bytes]:
+    """A file in pieces, as `put` takes them."""
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            yield chunk

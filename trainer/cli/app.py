@@ -10,14 +10,18 @@ from collections.abc import Sequence
 
 import typer
 
-from trainer.cli import checkpoints
+from trainer.cli import checkpoints, cluster
 from trainer.cli.config import config
+from trainer.cli.launch import PASSED_ON, launch
 from trainer.cli.models import evaluate, export
 from trainer.cli.options import normalise, with_settings
+from trainer.cli.output import say_notices
+from trainer.cli.preflight import preflight
 from trainer.cli.prepare import prepare
 from trainer.cli.report import report
 from trainer.cli.train import train
 from trainer.errors import Stopped, TrainerError
+from trainer.kube.verdict import begin, leave
 
 USAGE_CODE = 2
 INTERRUPTED_CODE = 130
@@ -58,6 +62,18 @@ app.command(
 app.command(
     epilog="Examples:\n\ntrainer report\n\ntrainer report my-run --store s3://bucket/runs --out report",
 )(report)
+app.command(
+    epilog="Examples:\n\n"
+    "trainer preflight --store s3://bucket/runs\n\n"
+    "trainer preflight --store s3://bucket/runs --set s3.endpoint=https://s3.example.org --json",
+)(preflight)
+app.command(
+    context_settings=PASSED_ON,
+    epilog="Examples:\n\n"
+    "trainer launch --config /etc/trainer/config.yaml\n\n"
+    "PET_NPROC_PER_NODE=2 trainer launch --config quick",
+)(launch)
+cluster.add_to(app)
 app.add_typer(checkpoints.app)
 
 
@@ -67,8 +83,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # beside one busy neighbour); with few spins they sleep. Read when torch is imported, which is later.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     given = normalise(sys.argv[1:] if arguments is None else arguments)
+    begin()
     try:
-        code = app(given, prog_name="trainer", standalone_mode=False)
+        try:
+            code = app(given, prog_name="trainer", standalone_mode=False)
+        finally:
+            say_notices()
     except Stopped as stop:
         return _say(str(stop), stop.exit_code, "")
     except TrainerError as error:
@@ -78,6 +98,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except typer.TyperException as error:
         # without arguments the help is the answer, and was printed
         return _say(getattr(error, "format_message", error.__str__)(), USAGE_CODE)
+    except BaseException as error:
+        leave(1, f"{type(error).__name__}: {error}")
+        raise
+    leave(int(code or 0), "complete")
     return int(code or 0)
 
 
@@ -89,4 +113,5 @@ def train_command(arguments: Sequence[str]) -> int:
 def _say(text: str, code: int, prefix: str = "error: ") -> int:
     for line in text.splitlines():
         print(f"{prefix}{line}", file=sys.stderr)
+    leave(code, text)
     return code

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trainer.cli.arguments import JsonOption, NamedRun, RunArgument, StoreOption, WhichOption
+from trainer.cli.options import SetOption, SettingsArguments, about_store
 from trainer.cli.output import print_json, print_table, size
 
 if TYPE_CHECKING:
@@ -23,43 +24,53 @@ KeepBestOption = Annotated[bool, typer.Option(help="Whether the best one stays."
 @app.callback(invoke_without_command=True)
 def runs(context: typer.Context) -> int:
     """List, verify, copy, keep and remove checkpoints; alone it lists the runs there are."""
-    return _list_runs(None, as_json=False) if context.invoked_subcommand is None else 0
+    return _list_runs(about_store(None, None), as_json=False) if context.invoked_subcommand is None else 0
 
 
 @app.command("list", epilog="Example: trainer checkpoints list signs-s_4_2-20260801-120000")
-def list_(run: RunArgument = None, store: StoreOption = None, as_json: JsonOption = False) -> int:
+def list_(
+    run: RunArgument = None, store: StoreOption = None, overrides: SetOption = None, as_json: JsonOption = False
+) -> int:
     """The checkpoints of a run; without one, the runs of the store."""
     from trainer.checkpoint.inspect import list_checkpoints
     from trainer.cli.runs import find_run
 
+    given = about_store(store, overrides)
     if run is None:
-        return _list_runs(store, as_json)
-    found = find_run(run, store)
+        return _list_runs(given, as_json)
+    found = find_run(run, given)
     return _show(list_checkpoints(found.store, found.name), as_json)
 
 
 @app.command(epilog="Example: trainer checkpoints verify --json")
-def verify(run: RunArgument = None, store: StoreOption = None, as_json: JsonOption = False) -> int:
+def verify(
+    run: RunArgument = None, store: StoreOption = None, overrides: SetOption = None, as_json: JsonOption = False
+) -> int:
     """Check every byte of every checkpoint of a run; ends with 4 if one is damaged."""
     from trainer.checkpoint.inspect import verify_checkpoints
     from trainer.cli.runs import find_run
 
-    found = find_run(run, store)
+    found = find_run(run, about_store(store, overrides))
     listed = verify_checkpoints(found.store, found.name)
     _show(listed, as_json)
-    return DAMAGED_CODE if any(one.problem and one.epoch is not None for one in listed) else 0
+    return DAMAGED_CODE if any(one.is_damaged for one in listed) else 0
 
 
 @app.command(epilog="Example: trainer checkpoints pull my-run --store s3://bucket/runs --checkpoint best --out here")
 def pull(
-    run: NamedRun, out: ToOption, store: StoreOption = None, which: WhichOption = "latest", as_json: JsonOption = False
+    run: NamedRun,
+    out: ToOption,
+    store: StoreOption = None,
+    overrides: SetOption = None,
+    which: WhichOption = "latest",
+    as_json: JsonOption = False,
 ) -> int:
     """Copy a run with one checkpoint from its store into a folder; --store file://FOLDER then uses it."""
     from trainer.checkpoint.stores import open_store
     from trainer.cli.runs import find_run
     from trainer.cli.transfer import copy_run
 
-    found = find_run(run, store)
+    found = find_run(run, about_store(store, overrides))
     target = open_store(f"file://{out}")
     name = copy_run(found.store, target, found.name, which)
     return _done(as_json, f"{target.url}/{found.name}", str(name), "copied to")
@@ -69,6 +80,7 @@ def pull(
 def push(
     run: Annotated[str, typer.Argument(help="Folder of a run on this machine.", metavar="FOLDER")],
     store: StoreOption = None,
+    overrides: SetOption = None,
     which: WhichOption = "latest",
     as_json: JsonOption = False,
 ) -> int:
@@ -76,8 +88,8 @@ def push(
     from trainer.cli.runs import find_run, the_store
     from trainer.cli.transfer import copy_run
 
-    target = the_store(store)
-    found = find_run(run, None)
+    found = find_run(run, about_store(None, overrides))
+    target = the_store(about_store(store, overrides))
     name = copy_run(found.store, target, found.name, which)
     return _done(as_json, f"{target.url}/{found.name}", str(name), "copied to")
 
@@ -88,13 +100,14 @@ def prune(
     keep_last: KeepOption = 3,
     keep_best: KeepBestOption = True,
     store: StoreOption = None,
+    overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> int:
     """Remove old checkpoints of a run that nobody is training, as its own retention would."""
     from trainer.checkpoint.inspect import prune_checkpoints
     from trainer.cli.runs import find_run
 
-    found = find_run(run, store)
+    found = find_run(run, about_store(store, overrides))
     gone = prune_checkpoints(found.store, found.name, keep_last, keep_best)
     if as_json:
         print_json({"removed": gone})
@@ -106,31 +119,37 @@ def prune(
 
 
 @app.command(epilog="Example: trainer checkpoints promote my-run --checkpoint 5000")
-def promote(run: NamedRun, store: StoreOption = None, which: WhichOption = "best", as_json: JsonOption = False) -> int:
+def promote(
+    run: NamedRun,
+    store: StoreOption = None,
+    overrides: SetOption = None,
+    which: WhichOption = "best",
+    as_json: JsonOption = False,
+) -> int:
     """Keep a checkpoint for good: it becomes a milestone, which retention and prune leave alone."""
     from trainer.cli.runs import find_run
     from trainer.cli.transfer import promote as keep
 
-    found = find_run(run, store)
+    found = find_run(run, about_store(store, overrides))
     name = keep(found.store, found.name, which)
     return _done(as_json, f"{found.store.url}/{found.name}", str(name), "is a milestone now in")
 
 
-def _list_runs(store_url: str | None, as_json: bool) -> int:
-    """One line a run, the newest last."""
-    from trainer.checkpoint.inspect import list_checkpoints
+def _list_runs(given: SettingsArguments, as_json: bool) -> int:
+    """One line a run, the newest last; counted by one listing each, however many checkpoints there are."""
+    from trainer.checkpoint.retention import list_folders
     from trainer.cli.runs import all_runs, the_store
 
     rows = []
-    for run in all_runs(the_store(store_url)):
-        good = [one for one in list_checkpoints(run.store, run.name) if one.problem is None]
+    for run in all_runs(the_store(given)):
+        steps = [folder.name.step for folder in list_folders(run.store, run.name).values() if folder.has_manifest]
         rows.append(
             {
                 "run": run.name,
                 "task": run.record.get("task"),
                 "created": run.record.get("created"),
-                "checkpoints": len(good),
-                "step": good[-1].step if good else None,
+                "checkpoints": len(steps),
+                "step": max(steps, default=None),
                 "complete": run.is_complete,
             }
         )

@@ -14,8 +14,8 @@ from statistics import mean, stdev
 from typing import Any
 
 from trainer.checkpoint.store import Store
-from trainer.checkpoint.stores import open_store
 from trainer.cli.output import print_json, print_table
+from trainer.cli.runs import store_of
 from trainer.config.digest import digest, matters
 from trainer.config.settings import CommonSettings
 from trainer.errors import SettingsError
@@ -54,7 +54,7 @@ def train_folds(settings: CommonSettings, by: str, as_json: bool) -> int:
         raise SettingsError("--folds trains its runs one after the other in one process; start it without torchrun")
     task = getattr(settings, "task", "")
     base = settings.run.name or f"{task}-folds-{digest(matters(settings))[:8]}"
-    store = open_store(settings.run.store)
+    store = store_of(settings)
     done: list[Fold] = []
     parts = registry.load(task, "folds").folds(settings)
     for number, (held_out, own) in enumerate(parts, start=1):

@@ -1,14 +1,18 @@
 """`trainer evaluate` and `trainer export`: what can be done with the weights of a run."""
 
+import tempfile
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from trainer.checkpoint.store import chunks_of
 from trainer.cli.arguments import JsonOption, RunArgument, WhichOption
 from trainer.cli.options import SettingsArguments
 from trainer.cli.output import print_json, print_table
-from trainer.errors import SettingsError
+
+if TYPE_CHECKING:
+    from trainer.cli.runs import FoundRun
 
 NUM_CHECKED_CLIPS = 32
 """Real samples on which an exported model is compared with the original."""
@@ -25,7 +29,7 @@ def evaluate(
     from trainer.cli.saved import evaluate as measure
     from trainer.cli.saved import open_saved
 
-    found = find_run(run or given.flags.get("--run_name"), given.flags.get("--store"))
+    found = find_run(run or given.flags.get("--run_name"), given)
     saved = open_saved(found, which, given)
     results = measure(saved)
     if as_json:
@@ -51,37 +55,46 @@ def export(
     from trainer.cli.saved import open_saved
     from trainer.tasks import registry
 
-    found = find_run(run or given.flags.get("--run_name"), given.flags.get("--store"))
+    found = find_run(run or given.flags.get("--run_name"), given)
     saved = open_saved(found, which, given)
-    folder = out or _own_folder(found.store.url, found.name)
     samples = saved.task.samples(NUM_CHECKED_CLIPS)  # type: ignore[attr-defined]  # of tasks that export
-    written = registry.load(saved.settings.task, "export").export_model(
-        saved.settings,
-        saved.task.info(),
-        saved.weights,
-        folder,
-        ["pth", "onnx"] if kind == "all" else [kind],
-        samples=samples,
-        epoch=max(1, saved.checkpoint.epoch),
-    )
+    own = out or _own_folder(found)
+    with tempfile.TemporaryDirectory(prefix="trainer-export-") as scratch:
+        written = registry.load(saved.settings.task, "export").export_model(
+            saved.settings,
+            saved.task.info(),
+            saved.weights,
+            own or Path(scratch),
+            ["pth", "onnx"] if kind == "all" else [kind],
+            samples=samples,
+            epoch=max(1, saved.checkpoint.epoch),
+        )
+        places = [str(one.path) if own else _put(found, one.path, scratch) for one in written]
     if as_json:
-        print_json([{"kind": one.kind, "path": one.path, "max_difference": one.max_difference} for one in written])
+        rows = zip(written, places, strict=True)
+        print_json([{"kind": one.kind, "path": place, "max_difference": one.max_difference} for one, place in rows])
         return 0
-    for one in written:
+    for one, place in zip(written, places, strict=True):
         checked = (
             ""
             if one.max_difference is None
             else (f"  (largest difference to onnxruntime {one.max_difference:.1e} over {one.num_clips} samples)")
         )
-        print(f"{one.kind}  {one.path}{checked}")
+        print(f"{one.kind}  {place}{checked}")
     return 0
 
 
-def _own_folder(url: str, run: str) -> Path:
-    """The export folder of a run in a file store; other stores need --out."""
-    if not url.startswith("file://"):
-        raise SettingsError(f"{url} is no folder; say where to write with --out FOLDER")
-    return Path(url.removeprefix("file://")) / run / "export"
+def _own_folder(found: "FoundRun") -> Path | None:
+    """The export folder of a run where its store is a folder of this machine."""
+    url = found.store.url
+    return Path(url.removeprefix("file://")) / found.name / "export" if url.startswith("file://") else None
+
+
+def _put(found: "FoundRun", path: Path, folder: str) -> str:
+    """Put a file of a folder into the run's `export/` in the store; its URL."""
+    key = f"{found.name}/export/{path.relative_to(folder).as_posix()}"
+    found.store.put(key, chunks_of(path))
+    return f"{found.store.url}/{key}"
 
 
 def _cell(value: float | None) -> str:

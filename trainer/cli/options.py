@@ -20,8 +20,10 @@ from rich.markup import escape
 from trainer.config.files import ConfigFile
 from trainer.config.names import Leaf, flags
 from trainer.config.sources import TASK_SETTINGS, Loaded, load_settings
+from trainer.errors import SettingsError
 
 _PANEL = "Settings"
+_ABOUT_STORES = ("s3", "run.store", "task")
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,12 @@ class SettingsArguments:
             config=self.config, overrides=self.overrides, flags=self.flags, environ=os.environ, base=base
         )
 
+    def of_store(self) -> "SettingsArguments":
+        """What of it is about the store: all that counts before the run, and with it the task, is known."""
+        overrides = [text for text in self.overrides if _setting(text).startswith(_ABOUT_STORES)]
+        flags = {flag: value for flag, value in self.flags.items() if flag in ("--store", "--task")}
+        return SettingsArguments(self.config, overrides, flags)
+
 
 ConfigOption = Annotated[
     str | None,
@@ -49,6 +57,14 @@ SetOption = Annotated[
         "--set", help="Any setting by its dotted name; may be repeated.", metavar="NAME=VALUE", rich_help_panel=_PANEL
     ),
 ]
+
+
+def about_store(store: str | None, overrides: list[str] | None) -> SettingsArguments:
+    """What --store and --set of a command say that needs no other settings. Raises SettingsError for any other."""
+    for text in overrides or []:
+        if not _setting(text).startswith(_ABOUT_STORES):
+            raise SettingsError(f"--set {_setting(text)} has no effect here; this command takes s3.* and run.store")
+    return SettingsArguments(None, overrides or [], {"--store": store} if store else {})
 
 
 def known_flags() -> dict[str, Leaf]:
@@ -105,6 +121,11 @@ def _settings_parameters() -> Iterator[inspect.Parameter]:
 
 def _parameter(name: str, annotation: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _setting(override: str) -> str:
+    """The name in a text of --set."""
+    return override.partition("=")[0].strip()
 
 
 def _identifier(flag: str) -> str:

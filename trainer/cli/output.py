@@ -1,8 +1,26 @@
-"""What commands print on stdout: JSON for scripts, aligned columns for people."""
+"""What commands print: on stdout JSON for scripts and aligned columns for people, on stderr what stores have to say."""
 
 import json
+import sys
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
+
+_notices: list[deque[str]] = []
+"""Those of every store that this command has opened."""
+
+
+def will_note(notices: deque[str]) -> None:
+    """Say these (`Store.notices`) when the command ends, whatever ends it."""
+    _notices.append(notices)
+
+
+def say_notices() -> None:
+    """Each notice once, as a line on stderr."""
+    texts = [notices.popleft() for notices in _notices for _ in range(len(notices))]
+    _notices.clear()
+    for text in dict.fromkeys(texts):
+        print(f"note: {text}", file=sys.stderr)
 
 
 def print_json(value: Any) -> None:

@@ -1,8 +1,5 @@
 """`trainer prepare`: recordings of any layout, or generated ones, into the packed form; and words as pictures."""
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
@@ -11,14 +8,15 @@ import typer
 from trainer.cli.arguments import JsonOption
 from trainer.cli.options import ConfigOption, SetOption, SettingsArguments
 from trainer.cli.output import print_json
+from trainer.cli.packing import packed, read_order
 from trainer.config.signs import SignsSettings
-from trainer.errors import SettingsError
 from trainer.tasks import registry
 
 PathsArgument = Annotated[
-    list[Path],
+    list[str] | None,
     typer.Argument(
-        help="SOURCE and TARGET; TARGET alone with --synthetic; a packed folder with --show or --check.",
+        help="SOURCE and TARGET; TARGET alone with --synthetic; SOURCE alone, or nothing with --synthetic, where --to "
+        "says whither; a packed folder or its URL with --show or --check.",
         metavar="PATHS",
     ),
 ]
@@ -30,7 +28,13 @@ DifficultyOption = Annotated[float | None, typer.Option(help="0: signers hardly 
 LayoutOption = Annotated[str | None, typer.Option(help="Layout of SOURCE; found out if left out.")]
 DtypeOption = Annotated[Literal["float32", "float16"], typer.Option(help="Number format of the packed frames.")]
 BadOption = Annotated[Literal["fail", "skip"] | None, typer.Option(help="What to do with bad samples.")]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a packed TARGET.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace packed data at TARGET and --to.")]
+ToOption = Annotated[
+    str | None,
+    typer.Option(
+        "--to", help="Put the packed data there: `s3://bucket/folder`, then train with --data URL.", metavar="URL"
+    ),
+]
 CheckOption = Annotated[
     bool, typer.Option("--check", help="Verify the packed TARGET and say what is in it: counts, lengths, faults.")
 ]
@@ -41,7 +45,7 @@ ShowOption = Annotated[
 
 
 def prepare(
-    paths: PathsArgument,
+    paths: PathsArgument = None,
     synthetic: SyntheticOption = False,
     words: WordsOption = None,
     signers: SignersOption = None,
@@ -50,6 +54,7 @@ def prepare(
     layout: LayoutOption = None,
     dtype: DtypeOption = "float32",
     bad_samples: BadOption = None,
+    to: ToOption = None,
     overwrite: OverwriteOption = False,
     show: ShowOption = None,
     check: CheckOption = False,
@@ -68,16 +73,15 @@ def prepare(
     }
     flags = {name: str(value) for name, value in given.items() if value is not None}
     settings = cast(SignsSettings, SettingsArguments(config, overrides or [], flags).load().settings)
-    source, target = _ends(paths, synthetic, bool(show) or check)
-    files, summary = [], f"{target} is packed already"
-    if source or synthetic:
-        summary = _pack(settings, source, target, dtype, overwrite)
-    if show:
-        files = _draw(settings.task, target, show)
-    findings = registry.load(settings.task, "check").check(target) if check else None
+    order = read_order(
+        paths or [], settings, synthetic=synthetic, looks=bool(show) or check, to=to, dtype=dtype, overwrite=overwrite
+    )
+    with packed(order, verify=check) as (folder, summary):
+        files = _draw(settings.task, folder, show, order.place) if show else []
+        findings = registry.load(settings.task, "check").check(folder) if check else None
     if as_json:
         found = findings.to_json() if findings else None
-        print_json({"path": target, "summary": summary, "pictures": files, "check": found})
+        print_json({"path": order.place, "summary": summary, "pictures": files, "check": found})
         return 0
     print(findings.to_text() if findings else summary)
     for file in files:
@@ -85,55 +89,11 @@ def prepare(
     return 0
 
 
-def _ends(paths: list[Path], synthetic: bool, show: bool) -> tuple[Path | None, Path]:
-    """Source, if one is needed, and target."""
-    if len(paths) == 1 and (synthetic or show):
-        return None, paths[0]
-    if len(paths) == 2 and not synthetic:
-        return paths[0], paths[1]
-    raise SettingsError(
-        "prepare takes SOURCE and TARGET (`trainer prepare karsl-502 data/signs`), TARGET alone with --synthetic, or a "
-        f"packed folder with --show; got {len(paths)} paths{' and --synthetic' if synthetic else ''}"
-    )
-
-
-def _pack(settings: SignsSettings, source: Path | None, target: Path, dtype: str, overwrite: bool) -> str:
-    """Pack with a bar on a terminal; one line that says what there is now, and one on stderr for each bad sample."""
-    room = registry.load(settings.task, "prepare")
-    with _progress() as progress:
-        prepared = room.prepare_data(
-            settings.data,
-            target,
-            source=source,
-            synthetic=source is None,
-            dtype=dtype,
-            overwrite=overwrite,
-            progress=progress,
-        )
-    for line in prepared.left_out:
-        print(f"left out: {line}", file=sys.stderr)
-    summary: str = prepared.summary()
-    return summary
-
-
-def _draw(task: str, folder: Path, words: list[str]) -> list[Path]:
+def _draw(task: str, folder: Path, words: list[str], place: str) -> list[Path]:
+    """Pictures beside a folder; those of data in a store go into the working directory."""
     recordings = registry.load(task, "packed").Recordings.open(folder)
     wanted = [int(word) if word.isdecimal() else word for word in words]
-    files: list[Path] = registry.load(task, "prepare").draw(
-        recordings, wanted, folder.with_name(f"{folder.name}-pictures")
-    )
+    name = f"{place.rstrip('/').rpartition('/')[2]}-pictures"
+    target = Path(name) if place.startswith("s3:") else folder.with_name(name)
+    files: list[Path] = registry.load(task, "prepare").draw(recordings, wanted, target)
     return files
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int | None], None] | None]:
-    """A bar on stderr if that is a terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        job = bar.add_task("packing", total=None)
-        yield lambda done, total: bar.update(job, completed=done, total=total)

@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from trainer.checkpoint.attempts import get_json
-from trainer.checkpoint.manifest import MANIFEST_FILE, FolderName
+from trainer.checkpoint.inspect import idle
+from trainer.checkpoint.manifest import MANIFEST_FILE, FolderName, Manifest
 from trainer.checkpoint.restore import (
     BEST_HINT,
     LATEST_HINT,
@@ -20,46 +21,47 @@ from trainer.checkpoint.restore import (
     read_manifest_or_raise,
     verify_files,
 )
-from trainer.checkpoint.run import CHECKPOINTS, OWNER_LOCK, RUN_FILE
-from trainer.checkpoint.store import Store
-from trainer.errors import RunError
-
-_CHUNK_BYTES = 4 << 20
+from trainer.checkpoint.run import CHECKPOINTS, RUN_FILE, check_name
+from trainer.checkpoint.store import Store, chunks_of
+from trainer.errors import RunError, SettingsError
 
 
 def find_checkpoint(store: Store, run: str, which: str) -> FolderName:
     """The folder that `latest`, `best`, a step or a name means. Raises RunError."""
-    names = [name for name in folder_names(store, run) if read_manifest_or_raise(store, run, name)]
+    names = folder_names(store, run)
     if which == "best":
-        found = [name for name in names if name == read_hint(store, run, BEST_HINT)]
+        best = read_hint(store, run, BEST_HINT)
+        wanted = [name for name in names if name == best]
     elif which == "latest":
-        found = names
+        wanted = names
     else:
         step = int(which) if which.isdecimal() else None
-        found = [name for name in names if str(name) == which or name.step == step]
-    if not found:
-        known = ", ".join(str(name) for name in names[-5:]) or "none"
-        raise RunError(f"run {run} in {store.url} has no checkpoint {which!r}; the newest are: {known}")
-    return found[-1]
+        wanted = [name for name in names if str(name) == which or name.step == step]
+    for name in reversed(wanted):
+        if read_manifest_or_raise(store, run, name):
+            return name
+    known = ", ".join(str(name) for name in names[-5:]) or "none"
+    raise RunError(f"run {run} in {store.url} has no checkpoint {which!r}; the newest are: {known}")
 
 
 def copy_run(source: Store, target: Store, run: str, which: str) -> FolderName:
-    """Copy a run with one checkpoint; what is there already is left as it is. Raises RunError."""
+    """Copy a run with one checkpoint; its other checkpoints in the target stay. Raises RunError, SettingsError.
+
+    File after file, so the space needed here beside the target's own is that of the largest file.
+    """
+    check_name(run)
     name = find_checkpoint(source, run, which)
-    _check_target(source, target, run)
     manifest = read_manifest_or_raise(source, run, name)
     assert manifest is not None, "find_checkpoint gives checkpoints only"
     folder = f"{run}/{CHECKPOINTS}{name}/"
-    with tempfile.TemporaryDirectory(prefix="trainer-copy-") as scratch:
-        try:
-            paths = verify_files(source, run, name, manifest, Path(scratch))
-        except Rejected as error:
-            raise RunError(f"checkpoint {name} of run {run} in {source.url} is damaged: {error}") from error
-        for file, path in paths.items():
-            target.put(folder + file, _chunks(path))
-    for key in _record_keys(source, run, name):
-        target.put(key, [source.get(key)])
-    target.put(folder + MANIFEST_FILE, [manifest.to_bytes()])
+    records = list(_record_keys(source, run, name))
+    _check_target(source, target, run, {*records, *(folder + file for file in manifest.files)})
+    with idle(target, run, "copy it to another store"):
+        _copy_data(source, target, run, name, manifest)
+        for key in records:
+            with tempfile.TemporaryDirectory(prefix="trainer-copy-") as scratch:
+                target.put(key, chunks_of(source.fetch(key, Path(scratch, "record"))))
+        target.put(folder + MANIFEST_FILE, [manifest.to_bytes()])
     return name
 
 
@@ -68,23 +70,40 @@ def promote(store: Store, run: str, which: str) -> FolderName:
 
     Of several checkpoints at one step (before and after a pass, weights alike) the newest is the one that stays.
     """
-    if not store.claim(f"{run}/{OWNER_LOCK}"):
-        raise RunError(f"run {run} in {store.url} is being trained; stop it first, or set checkpoint.milestones")
-    name = find_checkpoint(store, run, str(find_checkpoint(store, run, which).step))
-    manifest = read_manifest_or_raise(store, run, name)
-    assert manifest is not None, "find_checkpoint gives checkpoints only"
-    kept = replace(manifest, milestone=True)
-    store.put(f"{run}/{CHECKPOINTS}{name}/{MANIFEST_FILE}", [kept.to_bytes()])
+    with idle(store, run, "set checkpoint.milestones"):
+        name = find_checkpoint(store, run, str(find_checkpoint(store, run, which).step))
+        manifest = read_manifest_or_raise(store, run, name)
+        assert manifest is not None, "find_checkpoint gives checkpoints only"
+        kept = replace(manifest, milestone=True)
+        store.put(f"{run}/{CHECKPOINTS}{name}/{MANIFEST_FILE}", [kept.to_bytes()])
     return name
 
 
-def _check_target(source: Store, target: Store, run: str) -> None:
-    """A run of that name in the target must be the same run, and nobody may be training it."""
+def _copy_data(source: Store, target: Store, run: str, name: FolderName, manifest: Manifest) -> None:
+    """Copy the files of a checkpoint, every byte verified before it goes. Raises RunError and leaves none of them."""
+    folder = f"{run}/{CHECKPOINTS}{name}/"
+    is_new = not any(target.entries(folder + MANIFEST_FILE))
+    for file in manifest.files:
+        with tempfile.TemporaryDirectory(prefix="trainer-copy-") as scratch:
+            try:
+                path = verify_files(source, run, name, manifest, Path(scratch), {file})[file]
+            except Rejected as error:
+                if is_new:
+                    target.delete(folder + file for file in manifest.files)
+                raise RunError(f"checkpoint {name} of run {run} in {source.url} is damaged: {error}") from error
+            target.put(folder + file, chunks_of(path))
+
+
+def _check_target(source: Store, target: Store, run: str, copied: set[str]) -> None:
+    """What has that name in the target must be the same run, or the rest of a copy that was cut short."""
     ours, theirs = (get_json(store, f"{run}/{RUN_FILE}") or {} for store in (source, target))
     if theirs and theirs.get("digest") != ours.get("digest"):
         raise RunError(f"{target.url} has another run called {run} (its settings differ); move it away first")
-    if not target.claim(f"{run}/{OWNER_LOCK}"):
-        raise RunError(f"run {run} in {target.url} is being trained; stop it first")
+    foreign = None if theirs else next((e.key for e in target.entries(f"{run}/") if e.key not in copied), None)
+    if foreign:
+        raise SettingsError(
+            f"{target.url}/{run} holds files that are no run ({foreign.removeprefix(run + '/')}, ...); move them away"
+        )
 
 
 def _record_keys(store: Store, run: str, name: FolderName) -> Iterator[str]:
@@ -95,9 +114,3 @@ def _record_keys(store: Store, run: str, name: FolderName) -> Iterator[str]:
             continue
         if entry.key not in hints or read_hint(store, run, hints[entry.key]) == name:
             yield entry.key
-
-
-def _chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            yield chunk

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from trainer.config.base import Section, setting
+from trainer.config.s3 import S3Settings
 from trainer.config.texts import AmountText, CurveText, PatienceText, TriggerText
 
 
@@ -29,6 +30,8 @@ class RunSettings(Section):
     """Patterns of parameter names that may be missing or of another shape in `init_from` (e.g. `fc.*`)."""
     deadline_seconds: float | None = setting(None, gt=0, matters=False)
     """Stop with a published checkpoint this long after the start of the attempt (exit 143)."""
+    grace_seconds: float = setting(30.0, gt=0, matters=False)
+    """Time between being told to stop (SIGTERM) and being killed; in a pod its `terminationGracePeriodSeconds`."""
     max_dead_attempts: int = setting(5, ge=1, matters=False)
     """Attempts killed in a row without a new checkpoint after which the next start gives up (exit 4)."""
 
@@ -155,6 +158,11 @@ class CheckpointSettings(Section):
     milestones: TriggerText = setting("never", matters=False)
     """Checkpoints at these moments are kept for good."""
     keep_best: bool = setting(True, matters=False)
+    outage_seconds: float = setting(3600.0, gt=0, matters=False)
+    """How long a store over the network may fail before the run stops with 170; training goes on meanwhile."""
+    spool: str = setting("auto", matters=False)
+    """Folder on this machine for checkpoints that such a store does not take; `auto`: in the system's temporary
+    folder, `off`: none."""
 
 
 class WatchdogSettings(Section):
@@ -222,7 +230,11 @@ class CommonSettings(Section):
     """Longest wait of a collective before the attempt ends with 170."""
     empty_cache: Literal["auto", "pass", "never"] = setting("auto", matters=False)
     """When CUDA's cache is emptied; `auto`: after a pass if less than a tenth of the memory is free."""
+    cache: str = setting("~/.cache/trainer", matters=False)
+    """Folder of this machine for data sets fetched from a store; the processes here share it, and what no run is
+    using may be removed."""
     run: RunSettings = setting(RunSettings())
+    s3: S3Settings = setting(S3Settings())
     optim: OptimSettings = setting(OptimSettings())
     schedule: ScheduleSettings = setting(ScheduleSettings())
     ema: EmaSettings = setting(EmaSettings())

@@ -99,7 +99,8 @@ class SignsData(Section):
     """Where the recordings are and how they are read."""
 
     path: str | None = setting(None, flag="--data", matters=False)
-    """A packed folder, a KArSL folder (`karsl-kps` or memory-mapped), the Auslan files, or a folder with index.csv."""
+    """A packed folder, a KArSL folder (`karsl-kps` or memory-mapped), the Auslan files, a folder with index.csv, or
+    `s3://bucket/folder`: packed data that `trainer prepare --to` put there, fetched into `cache`."""
     digest: str | None = setting(None)
     """Of the packed data; filled in when the run is made, so that other data are another run, wherever they lie."""
     layout: Literal["auto", "packed", "karsl_npz", "karsl_mmap", "auslan", "open", "synthetic"] = setting("auto")

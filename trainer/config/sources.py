@@ -26,6 +26,8 @@ from trainer.errors import SettingsError
 TASK_SETTINGS: dict[str, type[CommonSettings]] = {"signs": SignsSettings}
 DEFAULT_TASK = "signs"
 PREFIX = "TRAINER__"
+_CREDENTIALS = re.compile(r"//[^/@\s]*@")
+"""User and password in a URL, which no error may repeat."""
 _FLOAT_SPELLING = re.compile(r"[0-9]+(\.[0-9]*)?e\+?[0-9]+", re.IGNORECASE)
 
 
@@ -239,7 +241,7 @@ def _problem(detail: Any, given: Mapping[str, _Given]) -> str:
     value = detail["input"]
     got = "null" if value is None else (value or "empty") if isinstance(value, str) else repr(value)
     where = _standing(detail["loc"], given) or "default"
-    return f"{name} is {got} ({where}): {rule}"
+    return f"{name} is {_CREDENTIALS.sub('//***@', got)} ({where}): {rule}"
 
 
 def _standing(loc: Sequence[Any], given: Mapping[str, _Given]) -> str | None:

@@ -8,14 +8,23 @@ from torch import Tensor
 from trainer.checkpoint import crash
 from trainer.checkpoint.restore import restore
 from trainer.engine.job import Job
-from trainer.errors import RunError
+from trainer.errors import InfrastructureError, RunError
 from trainer.telemetry.events import Noted, Resumed, TimeAccounted
 
 Tensors = dict[str, dict[str, Tensor]]
 
 
-def checkpoint(job: Job, is_best: bool = False) -> None:
-    """Copy the state and publish it behind the training; the copy is all that training waits for."""
+RESCUE_SHARE = 1 / 3
+"""Part of the grace period that is kept for the spool and the end of the attempt."""
+_SLICE_SECONDS = 10.0
+"""How often ranks that wait for the store tell each other that they live."""
+
+
+def checkpoint(job: Job, is_best: bool = False, timeout: float | None = None) -> None:
+    """Copy the state and publish it behind the training; the copy is all that training waits for.
+
+    With a `timeout` it is left out when the publish under way takes longer (a process that will be killed soon).
+    """
     mark = (job.cursor.step, tuple(job.cursor.owed), job.best.value)
     if mark == job.last_checkpoint and not is_best:
         return
@@ -29,6 +38,7 @@ def checkpoint(job: Job, is_best: bool = False) -> None:
             epoch=job.cursor.epoch,
             is_best=is_best,
             milestone=job.moments.milestone.due(job.cursor.step),
+            timeout=timeout,
         )
 
 
@@ -39,16 +49,31 @@ def warm_buffers(job: Job) -> None:
             job.publisher.warm(job.capture())
 
 
-def flush(job: Job) -> None:
-    """Wait until everything taken is published; raises what made that impossible. First rank only."""
+def publish_all(job: Job) -> None:
+    """Wait, all ranks together, until everything taken is published; raises what made that impossible.
+
+    After a signal no longer than the grace period allows: what is left then goes to the spool. Raises
+    InfrastructureError.
+    """
+    while not job.world.share(flush(job)):
+        job.watchdog.beat()
+    job.emit(TimeAccounted, seconds=job.clock.account())
+
+
+def flush(job: Job) -> bool:
+    """One slice of waiting; True when all is published (or this rank has no publisher)."""
     if job.publisher is None:
-        return
+        return True
+    left = job.stop.seconds_left(RESCUE_SHARE)
     with job.clock.during("idle"):
-        job.publisher.flush()
-        job.publisher.poll()
+        is_done = job.publisher.flush(_SLICE_SECONDS if left is None else min(left, _SLICE_SECONDS))
     if job.publisher.error:
         raise job.publisher.error
-    job.emit(TimeAccounted, seconds=job.clock.account())
+    if not is_done and left is not None and left <= _SLICE_SECONDS:
+        raise InfrastructureError(
+            f"{job.stop.reason}, but the store did not take the newest checkpoint in time: {job.publisher.rescue()}"
+        )
+    return is_done
 
 
 def go_on_from_checkpoint(job: Job) -> None:
@@ -102,8 +127,7 @@ def receive(job: Job, shapes: dict[str, dict[str, Any]]) -> Tensors:
 def roll_back(job: Job, bad_step: int) -> None:
     """Return to the last good checkpoint and leave the update of `bad_step` out when the run comes there again."""
     used, left_out, reached = job.guard.used, [*job.cursor.left_out, bad_step], job.cursor.step
-    if job.publisher:
-        flush(job)
+    publish_all(job)
     found = job.world.share(load_newest(job))
     if not found:
         raise RunError(f"step {bad_step} was not finite and there is no checkpoint to return to; lower optim.lr")

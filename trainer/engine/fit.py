@@ -13,7 +13,14 @@ from dataclasses import dataclass
 
 from trainer.checkpoint import crash
 from trainer.data.prefetch import Prefetcher
-from trainer.engine.checkpoints import checkpoint, flush, go_on_from_checkpoint, roll_back, warm_buffers
+from trainer.engine.checkpoints import (
+    RESCUE_SHARE,
+    checkpoint,
+    go_on_from_checkpoint,
+    publish_all,
+    roll_back,
+    warm_buffers,
+)
 from trainer.engine.job import Job
 from trainer.engine.logpoint import log_point
 from trainer.engine.memory import collect, collector_by_hand, empty_cache, freeze_objects, keep_freed_memory
@@ -159,12 +166,12 @@ def leave_loop(job: Job) -> Outcome:
     """Publish what is not yet published, wait for the first rank, and say how it ended."""
     job.clock.switch("idle")
     if job.stopping is None:
-        flush(job)
+        publish_all(job)
         return Outcome(0, "complete")
     reason, code = job.stopping
     job.emit(Stopping, reason=reason, code=code)
     if code != SupersededError.exit_code and not job.is_spoilt:
-        checkpoint(job)
-        flush(job)
+        checkpoint(job, timeout=job.stop.seconds_left(RESCUE_SHARE))
+        publish_all(job)
     job.world.wait_for_all()
     return Outcome(code, reason)

@@ -21,9 +21,11 @@ CODES = tuple(error.exit_code for error in (Stopped, InfrastructureError, Supers
 class StopRequests:
     """What this rank asks for; thread-safe, and the first request stays."""
 
-    def __init__(self, deadline_seconds: float | None = None) -> None:
+    def __init__(self, deadline_seconds: float | None = None, grace_seconds: float | None = None) -> None:
         self.reason = ""
         self.code: int | None = None
+        self._grace_seconds = grace_seconds
+        self._signalled_at: float | None = None
         self._lock = threading.Lock()
         self._deadline = None if deadline_seconds is None else time.monotonic() + deadline_seconds
 
@@ -37,6 +39,18 @@ class StopRequests:
             finally:
                 self._lock.release()
 
+    def signalled(self, name: str) -> None:
+        """A signal told this process to stop: from now on the grace period runs."""
+        if self._signalled_at is None:
+            self._signalled_at = time.monotonic()
+        self.ask(f"told to stop by {name}", Stopped.exit_code)
+
+    def seconds_left(self, reserve: float = 0.0) -> float | None:
+        """What is left of the grace period, less a share `reserve` of it; None where nobody is going to kill us."""
+        if self._signalled_at is None or self._grace_seconds is None:
+            return None
+        return max(0.0, self._grace_seconds * (1 - reserve) - (time.monotonic() - self._signalled_at))
+
     def flags(self) -> list[float]:
         """One number for each of `CODES`: what to add to the step's reduction."""
         if self._deadline is not None and time.monotonic() > self._deadline:
@@ -47,6 +61,10 @@ class StopRequests:
         """Reason and code out of the summed flags of all ranks, the same on every rank but for the words."""
         for flag, code in zip(flags, CODES, strict=True):
             if flag > 0:
+                if (
+                    code == Stopped.exit_code != self.code
+                ):  # a signal to another rank of this pod or job: it is our end, too
+                    self._signalled_at = self._signalled_at or time.monotonic()
                 return (self.reason if self.code == code else f"another rank asked (code {code})"), code
         return None
 
@@ -59,7 +77,7 @@ def signals_ask(requests: StopRequests) -> Iterator[None]:
         return
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        requests.ask(f"told to stop by {signal.Signals(number).name}", Stopped.exit_code)
+        requests.signalled(signal.Signals(number).name)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -160,6 +160,10 @@ class CheckpointFailed(Event):
     checkpoint: str
     reason: str
     will_retry: bool
+    outage_seconds: float = 0.0
+    """Since the first failure of this outage."""
+    age_seconds: float = 0.0
+    """Since the last checkpoint became durable in the store, or since the attempt began."""
 
 
 @dataclass(frozen=True, kw_only=True)

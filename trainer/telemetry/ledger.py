@@ -45,13 +45,15 @@ class Ledger:
         self._segments: deque[tuple[str, bytes]] = deque()
         self._num_segments = 0
         self._told = False
+        self.end_seconds = END_SECONDS
+        """Longest wait for the store when the attempt ends, in all."""
         self._thread = Background(self._store, interval=segment_seconds, name="ledger")
 
     def on_event(self, event: Event) -> None:
         """Take note of one event; waits for the store only at the end of the attempt."""
         self._thread.add(Stamped(time.time(), time.monotonic(), event), urgent=isinstance(event, CLOSING_EVENTS))
-        if isinstance(event, AttemptEnded):
-            self.flush(END_SECONDS)
+        if isinstance(event, AttemptEnded) and not self.flush(self.end_seconds):
+            self.end_seconds = 0.0  # the time is used up, `close` must not wait again
 
     def flush(self, timeout: float) -> bool:
         """Store all there is, waiting at most `timeout` seconds; says whether it is stored."""
@@ -59,7 +61,7 @@ class Ledger:
 
     def close(self) -> None:
         """Store what is left and end the thread."""
-        if not self._thread.close(END_SECONDS):
+        if not self._thread.close(self.end_seconds):
             print("ledger: the last records could not be stored and are lost", file=sys.stderr)
 
     def _store(self, items: Sequence[Stamped]) -> bool:

@@ -32,6 +32,8 @@ from trainer.telemetry.results import print_paths, print_results
 from trainer.telemetry.text import duration, metrics_text, number, rate, shown_names
 
 LINE_SECONDS = 0.5
+MIN_FAILURE_SECONDS = 30.0
+"""Of an outage between two lines about it."""
 
 Mode = Literal["auto", "bar", "lines"]
 
@@ -46,6 +48,7 @@ class Progress:
         self._run: RunStarted | None = None
         self._names = ["loss"]
         self._printed_at: float | None = None
+        self._outage_seconds = self._next_failure_seconds = 0.0
         self._last_step = 0
         self._final: dict[str, PassDone] = {}
         self._best: PassDone | None = None
@@ -112,6 +115,17 @@ class Progress:
             f"grad norm {number(event.grad_norm, 2)} | {rate(event.samples_per_second)} samples/s{others}{left}"
         )
 
+    def _tell_failure(self, event: CheckpointFailed) -> None:
+        """The first failure of an outage and then ever fewer: it may be tried again for an hour."""
+        is_new = event.outage_seconds <= self._outage_seconds
+        self._outage_seconds = event.outage_seconds
+        if event.will_retry and not is_new and event.outage_seconds < self._next_failure_seconds:
+            return
+        self._next_failure_seconds = max(MIN_FAILURE_SECONDS, 2 * event.outage_seconds)
+        then = "will try again" if event.will_retry else "gave up"
+        age = f"; the last durable one is {duration(event.age_seconds)} old" if event.age_seconds >= 60 else ""
+        self._print(f"warning: checkpoint {event.checkpoint}: {event.reason}; {then}{age}", style="yellow")
+
     def _epoch(self, event: EpochDone) -> None:
         metrics = {"loss": event.loss, **event.metrics}
         numbers = metrics_text(metrics, self._names)
@@ -153,8 +167,7 @@ class Progress:
             case CheckpointRejected():
                 self._print(f"warning: checkpoint {event.checkpoint} is not good: {event.reason}", style="yellow")
             case CheckpointFailed():
-                then = "will try again" if event.will_retry else "gave up"
-                self._print(f"warning: checkpoint {event.checkpoint}: {event.reason}; {then}", style="yellow")
+                self._tell_failure(event)
             case NonFinite():
                 self._print(
                     f"warning: not finite: {event.what}; {event.policy} ({event.used} of {event.budget})",

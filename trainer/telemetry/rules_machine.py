@@ -1,6 +1,8 @@
 """Warning signs of the machine and the data path, as pure functions of a `Trace`; thresholds are fields."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from math import ceil
 from typing import ClassVar
 
 from trainer.telemetry.rules import Finding, Severity, variation_of
@@ -61,6 +63,34 @@ class UnsteadySpeed:
 
 
 @dataclass(frozen=True)
+class GraceBudget:
+    """Told to stop, the run would be killed before its checkpoint is published: a step and a publish take too long."""
+
+    name: ClassVar[str] = "grace_budget"
+    severity: ClassVar[Severity] = "warn"
+    share: float = 0.95
+    margin_seconds: float = 5.0
+    """For agreeing on the stop and for torchrun to end."""
+
+    def check(self, trace: Trace) -> Finding | None:
+        """Add up what is rarely exceeded and compare it with the time there is."""
+        grace = trace.setting("run.grace_seconds")
+        steps = [one["seconds"] / one["num_steps"] for one in trace.steps if one["step"] not in trace.first_steps]
+        if grace is None or not trace.publish_seconds or not steps:
+            return None
+        step = _quantile(steps, self.share)
+        publish = _quantile(trace.publish_seconds, self.share)
+        if step + publish <= grace - self.margin_seconds:
+            return None
+        text = (
+            f"a preemption would not fit: a step ({step:.3g} s) and publishing a checkpoint ({publish:.3g} s) take "
+            f"more than run.grace_seconds ({grace:g}) less {self.margin_seconds:g} s; raise it together with "
+            f"terminationGracePeriodSeconds, or make checkpoints smaller or steps shorter; till then checkpoint often"
+        )
+        return Finding(text, {"step": step, "publish": publish, "grace": grace})
+
+
+@dataclass(frozen=True)
 class CpuOnly:
     """There is a GPU and the run does not use it; `environment["gpus"]` counts them."""
 
@@ -74,3 +104,9 @@ class CpuOnly:
             return None
         text = f"training runs on the CPU although there are {num_devices} GPUs: set device to auto or cuda"
         return Finding(text, {"gpus": num_devices})
+
+
+def _quantile(values: Iterable[float], share: float) -> float:
+    """The smallest value that this share of them does not exceed."""
+    ordered = sorted(values)
+    return ordered[ceil(share * len(ordered)) - 1]

@@ -17,6 +17,7 @@ MIN_WINDOW_STEPS = 200
 BEST_MEAN_STEPS = 200
 """Steps of the mean whose lowest value `exploding` compares with."""
 
+KEPT_PUBLISHES = 100
 KEPT_STEPS = 5_000
 PRUNE_EVERY = 1_000
 """A long run would fill the memory with log points that no rule looks at any more."""
@@ -39,6 +40,8 @@ class Trace:
     steps: list[Record] = field(default_factory=list)
     passes: dict[str, list[Evaluation]] = field(default_factory=dict)
     nonfinite: list[Record] = field(default_factory=list)
+    publish_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT_PUBLISHES))
+    """Of the newest checkpoints."""
     first_steps: set[int] = field(default_factory=set)
     """Steps of the first log point of each attempt: warm-up of caches and kernels is in them."""
     first_loss: float | None = None
@@ -74,6 +77,9 @@ class Trace:
                 self._take_back(record["step"])
             case "NonFinite":
                 self.nonfinite.append(record)
+            case "CheckpointPublished":
+                self.publish_seconds.append(record["seconds"])
+                return  # its step is the checkpoint's, which training has left behind
         self.step = record["step"]
 
     @property

@@ -4,25 +4,37 @@
     Watcher(emit)                          a listener: emits `Warned` as the same findings are made
 
 A rule is asked at every pass and non-finite event and every half window of steps, and speaks at most once in
-`QUIET_STEPS` steps. A task adds its own rules to `general_rules()`.
+`QUIET_STEPS` steps; one of `ONCE` speaks once a run. A task adds its own rules to `general_rules()`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import inf
 from typing import Any
 
-from trainer.telemetry.events import Event, NonFinite, PassDone, Resumed, RunStarted, StepDone, Warned
+from trainer.telemetry.events import (
+    CheckpointPublished,
+    Event,
+    NonFinite,
+    PassDone,
+    Resumed,
+    RunStarted,
+    StepDone,
+    Warned,
+)
 from trainer.telemetry.reading import effective
 from trainer.telemetry.rules import Finding, Rule
 from trainer.telemetry.rules_gradient import AlwaysClipped, HighNorm, ScaleSaturated, Vanishing
 from trainer.telemetry.rules_loss import Exploding, FlatLoss, NonFiniteLoss
-from trainer.telemetry.rules_machine import CpuOnly, SlowData, UnsteadySpeed
+from trainer.telemetry.rules_machine import CpuOnly, GraceBudget, SlowData, UnsteadySpeed
 from trainer.telemetry.rules_passes import FrozenMetric, LargeGap, OneClass, Overfit
 from trainer.telemetry.trace import Record, Trace
 
 __all__ = ["Finding", "Rule", "Watcher", "find_warnings", "general_rules"]
 
 QUIET_STEPS = 1_000
-_WATCHED = (StepDone, PassDone, NonFinite, RunStarted, Resumed)
+ONCE = frozenset({GraceBudget.name})
+"""Rules about what does not change while a run goes on."""
+_WATCHED = (StepDone, PassDone, NonFinite, RunStarted, Resumed, CheckpointPublished)
 _WATCHED_NAMES = frozenset(kind.__name__ for kind in _WATCHED)
 
 
@@ -42,6 +54,7 @@ def general_rules(*, loss: str = "loss") -> list[Rule]:
         ScaleSaturated(),
         SlowData(),
         UnsteadySpeed(),
+        GraceBudget(),
         CpuOnly(),
     ]
 
@@ -64,7 +77,8 @@ class _Pace:
             return
         self._checked_at = record["step"]
         for rule in self.rules:
-            if record["step"] - self._fired_at.get(rule.name, -QUIET_STEPS) < QUIET_STEPS:
+            quiet_steps = inf if rule.name in ONCE else QUIET_STEPS
+            if record["step"] - self._fired_at.get(rule.name, -inf) < quiet_steps:
                 continue
             finding = rule.check(self.trace)
             if finding is not None:
@@ -72,6 +86,8 @@ class _Pace:
                 yield _warned(rule, finding, record)
 
     def _due(self, record: Record) -> bool:
+        if record["event"] == "CheckpointPublished":
+            return False
         if record["event"] == "StepDone":
             return bool(record["step"] - self._checked_at >= self.trace.window_steps // 2)
         return record["event"] != "PassDone" or not record["is_final"]

@@ -1,7 +1,7 @@
 """Leave one signer out, for the command `train --folds signer`."""
 
 from trainer.config.signs import SignsSettings
-from trainer.tasks.signs.recordings import open_recordings
+from trainer.tasks.signs.recordings import recordings_of
 from trainer.tasks.signs.split import folds as split_folds
 
 
@@ -10,6 +10,6 @@ def folds(settings: SignsSettings) -> list[tuple[str, SignsSettings]]:
 
     Raises DataError if there is one signer only.
     """
-    parts = split_folds(open_recordings(settings.data), settings.data.split)
+    parts = split_folds(recordings_of(settings), settings.data.split)
     data = [(name, settings.data.model_copy(update={"split": split})) for name, split in parts]
     return [(name, settings.model_copy(update={"data": one}, deep=True)) for name, one in data]

@@ -4,7 +4,6 @@ Everything goes into a temporary folder beside the target; digests grow while by
 rename makes the folder appear. Whatever interrupts it, the target is whole or not there.
 """
 
-import fcntl
 import hashlib
 import io
 import json
@@ -20,8 +19,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.errors import DataError, InfrastructureError
-from trainer.tasks.signs.packed import COLUMNS, FORMAT, FRAMES, HEADER, NAMES, SPLITS, VERSION, header_digest
+from trainer.errors import DataError
+from trainer.tasks.disk import disk_errors
+from trainer.tasks.signs.packed import COLUMNS, FORMAT, FRAMES, HEADER, NAMES, SPLITS, VERSION, files_of, header_digest
 from trainer.tasks.signs.profile import profile_of
 from trainer.tasks.signs.readers.source import BadSample, Recording, Source
 
@@ -201,7 +201,7 @@ def pack(
     target = Path(target)
     bad = bad or BadSamples()
     _check_target(target, overwrite)
-    with _disk_errors(target), _temporary_folder(target) as folder:
+    with disk_errors(target), _temporary_folder(target) as folder:
         writer = PackWriter(folder, source, dtype)
         try:
             for num_seen, item in enumerate(source.stream(), start=1):
@@ -217,18 +217,16 @@ def pack(
     return target
 
 
-@contextmanager
-def one_at_a_time(target: Path) -> Iterator[None]:
-    """Hold a lock beside `target`, so that of several ranks one packs and the others wait and find it done.
-
-    Raises InfrastructureError if the folder above cannot be written.
-    """
-    with _disk_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        file = (target.parent / f".{target.name}.lock").open("w")
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def copy(source: Path, target: Path, *, overwrite: bool = False) -> Path:
+    """Copy the packed folder `source` to `target` and return it; errors and promise are those of `pack`."""
+    _check_target(target, overwrite)
+    with disk_errors(target), _temporary_folder(target) as folder:
+        for name in files_of(source):
+            shutil.copyfile(source / name, folder / name)
+            with (folder / name).open("rb") as file:
+                os.fsync(file.fileno())
+        _put_in_place(folder, target)
+    return target
 
 
 def _first_bad_frame(frames: NDArray[Any]) -> int:
@@ -270,12 +268,3 @@ def _put_in_place(folder: Path, target: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def _disk_errors(target: Path) -> Iterator[None]:
-    """Turn what the disk says into an error of ours; DataError passes through."""
-    try:
-        yield
-    except OSError as error:
-        raise InfrastructureError(f"cannot write {target}: {error.strerror or error}") from error

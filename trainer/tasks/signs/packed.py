@@ -168,6 +168,11 @@ def read_header(path: Path) -> dict[str, Any]:
     return header
 
 
+def files_of(path: Path) -> list[str]:
+    """Names of all files of a packed folder. Raises DataError as `read_header`."""
+    return [HEADER, *read_header(path)["files"]]
+
+
 def check_sizes(path: Path, header: Mapping[str, Any]) -> None:
     """Compare every file's size with the header. Raises DataError naming the first that differs."""
     for name, record in header["files"].items():

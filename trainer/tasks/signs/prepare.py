@@ -10,7 +10,7 @@ from pathlib import Path
 
 from trainer.config.signs import SignsData
 from trainer.errors import DataError, SettingsError
-from trainer.tasks.signs.pack import BadSamples, Progress, pack
+from trainer.tasks.signs.pack import BadSamples, Progress, copy, pack
 from trainer.tasks.signs.packed import DTYPES, HEADER, Recordings
 from trainer.tasks.signs.readers.source import Source
 from trainer.tasks.signs.recordings import GENERATE, corpus_of, source_of
@@ -31,14 +31,14 @@ class Prepared:
     left_out: list[str] = field(default_factory=list)
     """One line for each of them."""
 
-    def summary(self) -> str:
-        """One line for people."""
+    def summary(self, where: str = "") -> str:
+        """One line for people; `where` is the place it went to, if not its path."""
         data = self.recordings
         left_out = f", {len(self.left_out)} left out" if self.left_out else ""
         return (
             f"{len(data):,} recordings, {len(data.classes):,} words, {len(data.signers)} signers, "
             f"{len(data.frames):,} frames of {data.schema.name} ({data.normalisation}, {data.frames.dtype.name})"
-            f"{left_out} in {self.path}"
+            f"{left_out} in {where or self.path}"
         )
 
 
@@ -69,6 +69,22 @@ def prepare_data(
     return Prepared(folder, recordings, bad.num_skipped, bad.num_tolerated, bad.lines)
 
 
+def is_packed(path: Path, data: SignsData) -> bool:
+    """Whether the settings would read `path` as a packed folder."""
+    return (path / HEADER).is_file() and data.layout in ("auto", "packed")
+
+
+def open_packed(path: Path) -> Prepared:
+    """A packed folder as if it had just been prepared, its digests compared. Raises DataError."""
+    return Prepared(path, Recordings.open(path, verify=True))
+
+
+def copy_packed(source: Path, target: Path, overwrite: bool) -> Prepared:
+    """The packed folder `source` at `target`. Raises DataError for a damaged one and for a target that is taken."""
+    Recordings.open(source, verify=True)
+    return open_packed(copy(source, target, overwrite=overwrite))
+
+
 def draw(
     recordings: Recordings,
     words: Sequence[int | str],
@@ -86,8 +102,8 @@ def draw(
 
 
 def _found(path: Path, data: SignsData) -> Source:
-    if (path / HEADER).is_file() and data.layout in ("auto", "packed"):
-        raise DataError(f"{path} is packed already; train on it with --data {path}")
+    if is_packed(path, data):
+        raise DataError(f"{path} is packed already; train on it with --data {path}, or put it into a store with --to")
     return source_of(data.model_copy(update={"path": str(path)}))
 
 

@@ -1,6 +1,6 @@
-"""The door to recordings: `open_recordings(settings.data)` finds the layout, packs it once if need be, and opens it.
+"""The door to recordings: finds where a run's data are and in which layout, packs them once if need be, opens them.
 
-    packed folder ───────────────────────────────────────────────┐
+    s3://... ─► fetched once a node ─► packed folder ────────────┐
     karsl_npz, karsl_mmap, auslan, open ─► Source ─► pack ─► cache ┴─► Recordings ─► select(words, signers)
     synthetic (asked for by name only) ──►┘
 
@@ -14,9 +14,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from trainer.config.signs import SchemaSettings, SignsData
+from trainer.config.signs import SchemaSettings, SignsData, SignsSettings
 from trainer.errors import DataError, SettingsError
-from trainer.tasks.signs.pack import BadSamples, Progress, one_at_a_time, pack
+from trainer.tasks.disk import one_at_a_time
+from trainer.tasks.remote import is_url, local_path
+from trainer.tasks.signs.pack import BadSamples, Progress, pack
 from trainer.tasks.signs.packed import HEADER, ClassInfo, Recordings
 from trainer.tasks.signs.readers import find_source
 from trainer.tasks.signs.readers.source import Source
@@ -24,7 +26,7 @@ from trainer.tasks.signs.schema import Schema
 from trainer.tasks.signs.synthetic import Corpus
 from trainer.tasks.signs.synthetic import source as synthetic_source
 
-__all__ = ["GENERATE", "ClassInfo", "Recordings", "corpus_of", "open_recordings", "source_of"]
+__all__ = ["GENERATE", "ClassInfo", "Recordings", "corpus_of", "open_recordings", "recordings_of", "source_of"]
 
 GENERATE = "trainer prepare --synthetic data/signs"
 """The command that a missing data folder's error names."""
@@ -33,6 +35,14 @@ CACHE = Path("data/packed")
 
 def _to_stderr(line: str) -> None:
     print(line, file=sys.stderr)
+
+
+def recordings_of(settings: SignsSettings) -> Recordings:
+    """The recordings of a run, fetched first if `data.path` is a URL. Raises as `open_recordings` and `local_path`."""
+    data = settings.data
+    if data.path is not None and is_url(data.path):
+        data = data.model_copy(update={"path": str(local_path(data.path, settings))})
+    return open_recordings(data)
 
 
 def open_recordings(

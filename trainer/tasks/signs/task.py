@@ -23,7 +23,7 @@ from trainer.tasks.signs.balance import EvenPlan, inverse_frequency
 from trainer.tasks.signs.dataset import SignsDataSet, Source, input_statistics
 from trainer.tasks.signs.model import DatasetNorm, ModelSize
 from trainer.tasks.signs.packed import Recordings
-from trainer.tasks.signs.recordings import open_recordings
+from trainer.tasks.signs.recordings import recordings_of
 from trainer.tasks.signs.split import split
 
 Settings = SignsSettings
@@ -176,7 +176,7 @@ def class_list(recordings: Recordings) -> list[list[Any]]:
 
 def create(settings: SignsSettings) -> SignsTask:
     """Open the recordings, split them and make the task. Raises DataError."""
-    recordings = open_recordings(settings.data)
+    recordings = recordings_of(settings)
     if settings.data.digest not in (None, recordings.digest):
         raise DataError(
             f"{recordings.path} has the digest {recordings.digest}, data.digest is {settings.data.digest}: other data"
