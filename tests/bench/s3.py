@@ -20,7 +20,7 @@ from trainer.checkpoint.outage import Retry
 from trainer.checkpoint.publish import Publisher
 from trainer.checkpoint.restore import restore
 from trainer.checkpoint.run import Run, open_run
-from trainer.checkpoint.s3 import S3Store
+from trainer.checkpoint.s3.store import S3Store
 from trainer.checkpoint.spool import Spool
 from trainer.checkpoint.state import State
 from trainer.checkpoint.stores import open_store
@@ -89,8 +89,8 @@ def speed_and_memory(server: SwiftS3, folder: Path) -> None:
     ratio = paired(runs["trainer"], runs["boto3.upload_file"], lambda a, b: a / b)
     extra = (peak.size_bytes - before) / 2**20
     notes = [
-        f"trainer / boto3.upload_file: {ratio:.2f} (target: >= 0.90); the trainer's time includes the copy of the state,"
-        " its SHA-256, manifest, hints and retention",
+        f"trainer / boto3.upload_file: {ratio:.2f} (target: >= 0.90); the trainer's time includes the copy of the"
+        " state, its SHA-256, manifest, hints and retention",
         f"RssAnon beside the state and its one copy, peak while publishing: {extra:.0f} MiB (target: <= 64)",
     ]
     print_table(f"Publishing {size_bytes / 2**30:.2f} GiB", ("way", "MB/s, median", "range"), rows, notes)

@@ -16,10 +16,10 @@ import pytest
 
 from tests.s3.proxy import Answer, FaultProxy, Flip, Stall
 from tests.s3.server import SwiftS3
-from trainer.checkpoint import probe_s3
 from trainer.checkpoint.files import FileStore
 from trainer.checkpoint.probe import Check, policy, probe, verdict
-from trainer.checkpoint.probe_requests import Requests
+from trainer.checkpoint.s3 import probe as probe_s3
+from trainer.checkpoint.s3.probe_requests import Requests
 from trainer.checkpoint.stores import open_store
 from trainer.cli import main
 from trainer.config.s3 import S3Settings
@@ -440,7 +440,7 @@ def test_the_statement_names_the_partition_and_only_what_was_refused():
         return [Check("x", False, True, 1.0, "", action) for action in actions]
 
     assert policy("s3://b/p", [Check("x", True, True, 1.0, "")]) is None
-    china = S3Settings(region="cn-north-1", kms_key="arn:aws-cn:kms:cn-north-1:1:key/k")
+    china = S3Settings(region="cn-north-1", encryption="aws:kms", kms_key="arn:aws-cn:kms:cn-north-1:1:key/k")
     statement = policy("s3://b", refused("kms:Decrypt", "s3:GetObject", "s3:GetObject"), china)
     assert statement == {
         "Effect": "Allow",

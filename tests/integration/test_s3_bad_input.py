@@ -326,8 +326,8 @@ def test_a_full_disk_or_missing_folder_of_the_reader_is_named(s3_env, bucket, tm
 
 
 def test_too_many_parts_name_the_setting(s3_env, bucket, monkeypatch):
-    monkeypatch.setattr("trainer.checkpoint.s3_upload.MAX_PARTS", 2)
-    monkeypatch.setattr("trainer.checkpoint.s3_write.MAX_PARTS", 2)
+    monkeypatch.setattr("trainer.checkpoint.s3.upload.MAX_PARTS", 2)
+    monkeypatch.setattr("trainer.checkpoint.s3.write.MAX_PARTS", 2)
     store = open_store(f"s3://{bucket}/p", S3Settings(part_mib=5))
     with pytest.raises(StoreRefusedError, match=r"more than 2 parts of 5 MiB; raise s3\.part_mib"):
         store.put("k", [bytes(1 << 20)] * 11)

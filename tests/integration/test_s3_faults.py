@@ -19,7 +19,7 @@ from tests.s3.proxy import Answer, Cut, Fault, FaultProxy, Flip, Reset, Rule, St
 from trainer.checkpoint.manifest import FileRecord, FolderName, Manifest, utc_now
 from trainer.checkpoint.restore import Rejected, verify_files
 from trainer.checkpoint.run import CHECKPOINTS
-from trainer.checkpoint.s3 import S3Store
+from trainer.checkpoint.s3.store import S3Store
 from trainer.checkpoint.store import StoreConflict
 from trainer.config.s3 import S3Settings
 from trainer.errors import InfrastructureError, StoreRefusedError

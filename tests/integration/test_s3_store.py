@@ -343,7 +343,7 @@ PAGES = [10, pytest.param(1000, marks=pytest.mark.proof)]
 
 @pytest.mark.parametrize("page", PAGES)
 def test_as_many_folders_as_one_answer_names_cost_one_request(s3, page, monkeypatch):
-    monkeypatch.setattr("trainer.checkpoint.s3._MAX_DELETES", page)
+    monkeypatch.setattr("trainer.checkpoint.s3.store._MAX_DELETES", page)
     if page != 1000:
         events = s3._bucket.connection.client().meta.events
         events.register("before-parameter-build.s3.ListObjectsV2", lambda params, **_: params.update(MaxKeys=page))

@@ -13,11 +13,11 @@ from botocore.parsers import ResponseParserError
 from s3transfer import exceptions as transfer
 from urllib3.exceptions import NewConnectionError, ProtocolError
 
-from trainer.checkpoint.s3_client import Connection, origin
-from trainer.checkpoint.s3_errors import NotS3, Request, code_of, is_unsupported, status_of, translate, translated
-from trainer.checkpoint.s3_features import CHECKSUMS, CONDITIONAL, ENCRYPTION, Features
-from trainer.checkpoint.s3_network import speaks_tls
-from trainer.checkpoint.s3_upload import Source, SourceFailed
+from trainer.checkpoint.s3.client import Connection, origin
+from trainer.checkpoint.s3.errors import NotS3, Request, code_of, is_unsupported, status_of, translate, translated
+from trainer.checkpoint.s3.features import CHECKSUMS, CONDITIONAL, ENCRYPTION, Features
+from trainer.checkpoint.s3.network import speaks_tls
+from trainer.checkpoint.s3.upload import Source, SourceFailed
 from trainer.checkpoint.store import StoreDamaged, StoreMissing
 from trainer.config.s3 import S3Settings
 from trainer.errors import InfrastructureError, StoreRefusedError

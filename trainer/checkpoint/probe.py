@@ -96,7 +96,7 @@ def probe(store: Store, s3: S3Settings | None = None) -> list[Check]:
 
         with FileProbe(store, name) as files:
             return try_all(files.steps())
-    from trainer.checkpoint.probe_s3 import S3Probe
+    from trainer.checkpoint.s3.probe import S3Probe
 
     with S3Probe(store.url, name, s3 or S3Settings()) as objects:
         return try_all(objects.steps())

@@ -19,7 +19,7 @@ def open_store(url: str, s3: S3Settings | None = None) -> Store:
     if not separator:
         raise SettingsError(f"run.store is {url!r}, which is no URL; for a folder write file://{url}")
     if kind == "s3":
-        from trainer.checkpoint.s3 import S3Store  # boto3 takes 0.2 s to import
+        from trainer.checkpoint.s3.store import S3Store  # boto3 takes 0.2 s to import
 
         return S3Store(place, s3 or S3Settings())
     if kind != "file":

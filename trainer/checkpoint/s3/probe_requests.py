@@ -10,9 +10,9 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from trainer.checkpoint.probe import Finding, Untried
-from trainer.checkpoint.s3_bucket import Bucket
-from trainer.checkpoint.s3_client import Connection
-from trainer.checkpoint.s3_errors import NotS3, Request, code_of, is_unsupported, status_of, translated
+from trainer.checkpoint.s3.bucket import Bucket
+from trainer.checkpoint.s3.client import Connection
+from trainer.checkpoint.s3.errors import NotS3, Request, code_of, is_unsupported, status_of, translated
 from trainer.checkpoint.store import StoreDamaged, StoreMissing
 from trainer.config.s3 import S3Settings
 from trainer.errors import InfrastructureError, StoreRefusedError

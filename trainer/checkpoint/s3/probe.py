@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from trainer.checkpoint.probe import Finding, Step, Untried
-from trainer.checkpoint.probe_requests import Refused, Requests, encryption
+from trainer.checkpoint.s3.probe_requests import Refused, Requests, encryption
 from trainer.config.s3 import S3Settings
 
 _MOST_SKEW_SECONDS = 900.0

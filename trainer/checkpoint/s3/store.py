@@ -1,12 +1,12 @@
 """Runs in a bucket of an S3-compatible server: the `s3://` store.
 
-    put      ─► PutObject, or create ─ parts in parallel ─ complete        (s3_write)
+    put      ─► PutObject, or create ─ parts in parallel ─ complete        (write)
     get      ─► GetObject                    fetch  ─► HeadObject, GetObject by parts in parallel
     entries, folders ─► ListObjectsV2        delete ─► DeleteObjects, up to 1,000 at once
     sweep    ─► ListMultipartUploads, AbortMultipartUpload
 
-What a server lacks is found out once, said once in `notices` and done without (`s3_features`). Requests that fail on
-the way are sent again by the SDK (`s3.tries`); what fails all the same is one error of ours (`s3_errors`).
+What a server lacks is found out once, said once in `notices` and done without (`features`). Requests that fail on
+the way are sent again by the SDK (`s3.tries`); what fails all the same is one error of ours (`errors`).
 """
 
 from collections import Counter, deque
@@ -17,11 +17,11 @@ from typing import Any
 
 from botocore import exceptions as sdk
 
-from trainer.checkpoint.s3_bucket import Bucket
-from trainer.checkpoint.s3_errors import NotS3, code_of, is_unsupported
-from trainer.checkpoint.s3_features import MANY_DELETES, UPLOAD_LIST
-from trainer.checkpoint.s3_upload import transfer_config
-from trainer.checkpoint.s3_write import Writer
+from trainer.checkpoint.s3.bucket import Bucket
+from trainer.checkpoint.s3.errors import NotS3, code_of, is_unsupported
+from trainer.checkpoint.s3.features import MANY_DELETES, UPLOAD_LIST
+from trainer.checkpoint.s3.upload import transfer_config
+from trainer.checkpoint.s3.write import Writer
 from trainer.checkpoint.store import Chunk, Entry
 from trainer.config.s3 import S3Settings
 

@@ -1,7 +1,7 @@
 """Puts into an S3 store: small objects in one request, large ones in parts, conditional ones where the server can.
 
     chunks ─► Source.peek() ─► less than one part: PutObject            (only_new: IfNoneMatch)
-                           └► more: create ─ parts in parallel ─ complete      (s3_upload)
+                           └► more: create ─ parts in parallel ─ complete      (upload)
 
 Nothing is seen by readers before the last request is answered.
 """
@@ -12,10 +12,10 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from trainer.checkpoint.s3_bucket import Bucket
-from trainer.checkpoint.s3_errors import NotS3, code_of, is_unsupported
-from trainer.checkpoint.s3_features import CHECKSUMS, CONDITIONAL, ENCRYPTION
-from trainer.checkpoint.s3_upload import MAX_PARTS, Source, SourceFailed, TooManyParts, upload
+from trainer.checkpoint.s3.bucket import Bucket
+from trainer.checkpoint.s3.errors import NotS3, code_of, is_unsupported
+from trainer.checkpoint.s3.features import CHECKSUMS, CONDITIONAL, ENCRYPTION
+from trainer.checkpoint.s3.upload import MAX_PARTS, Source, SourceFailed, TooManyParts, upload
 from trainer.checkpoint.store import Chunk, StoreConflict
 from trainer.errors import StoreRefusedError
 

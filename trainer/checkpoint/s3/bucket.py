@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 from botocore.exceptions import ClientError
 
-from trainer.checkpoint.s3_client import Connection
-from trainer.checkpoint.s3_errors import ROTATED, STALE, Request, code_of, translated
-from trainer.checkpoint.s3_features import CHECKSUMS, Features
+from trainer.checkpoint.s3.client import Connection
+from trainer.checkpoint.s3.errors import ROTATED, STALE, Request, code_of, translated
+from trainer.checkpoint.s3.features import CHECKSUMS, Features
 from trainer.config.s3 import S3Settings
 from trainer.errors import SettingsError
 

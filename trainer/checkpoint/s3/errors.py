@@ -1,7 +1,7 @@
 """What an S3 server, the SDK and the network can say, turned into our errors: one line with the next step.
 
     translated(...) ─► the answer has a code?   the server said no: keys, rights, bucket, clock, a full store ...
-                       no answer?               credentials, the network, TLS where there is none   (s3_network)
+                       no answer?               credentials, the network, TLS where there is none   (network)
 
 Two kinds: `StoreRefusedError` where a retry will not help, else `InfrastructureError`. No text repeats what the SDK
 attached to an error beside code and status: that can hold key ids, signatures and the text that was signed. For the
@@ -21,8 +21,8 @@ from botocore.parsers import ResponseParserError
 from s3transfer import exceptions as transfer
 from urllib3.exceptions import HTTPError
 
-from trainer.checkpoint.s3_client import Connection
-from trainer.checkpoint.s3_network import KEYS, without_answer
+from trainer.checkpoint.s3.client import Connection
+from trainer.checkpoint.s3.network import KEYS, without_answer
 from trainer.checkpoint.store import StoreDamaged, StoreMissing
 from trainer.errors import InfrastructureError, StoreRefusedError
 

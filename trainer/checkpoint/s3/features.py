@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from botocore.exceptions import ClientError
 
-from trainer.checkpoint.s3_errors import code_of, is_unsupported, status_of
+from trainer.checkpoint.s3.errors import code_of, is_unsupported, status_of
 
 Result = TypeVar("Result")
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from botocore import exceptions as sdk
 
-from trainer.checkpoint.s3_client import origin
+from trainer.checkpoint.s3.client import origin
 from trainer.errors import InfrastructureError, StoreRefusedError
 
 Explained = tuple[type[InfrastructureError], str]

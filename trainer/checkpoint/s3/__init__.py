@@ -1,0 +1,1 @@
+"""The `s3://` store: everything that knows the SDK, and nothing that knows checkpoints."""
