@@ -420,9 +420,10 @@ def test_addresses_follow_settings_and_environment(s3_env, monkeypatch):
 
     def url(**settings):
         client = open_store("s3://some-bucket/p", S3Settings(**settings))._bucket.connection.client()
-        client.meta.events.register("before-send.s3", lambda request, **_: asked.append(request.url) or nothing)
+        client.meta.events.register("before-send.s3", lambda request, **_: asked.append(request) or nothing)
         client.put_object(Bucket="some-bucket", Key="k", Body=b"")
-        return asked.pop(), client.meta.region_name
+        request = asked.pop()
+        return request.url, re.search(r"/([^/]+)/s3/aws4", request.headers["Authorization"].decode())[1]
 
     asked = []
     nothing = AWSResponse("", 200, {}, None)

@@ -1,5 +1,7 @@
 """What servers of S3 lack, and keys that change in mid-run: the store goes on, and says once what it does without."""
 
+import http.server
+import threading
 from pathlib import Path
 
 import pytest
@@ -92,13 +94,36 @@ def test_encryption_that_is_required(s3_env, bucket, size):
     assert not store.notices
 
 
-def test_a_server_that_ignores_required_encryption_is_refused(proxy, bucket):
-    """It answers 200 as if it had not seen the header."""
-    settings = S3Settings(encryption="AES256", encryption_required=True)
-    rule = proxy.add(Answer(200, body=""), method="PUT", header="x-amz-server-side-encryption: AES256")
-    with pytest.raises(StoreRefusedError):
-        open_store(f"s3://{bucket}/p", settings).put("k", [b"1"])
-    assert rule.hits == 1
+class Unheeding(http.server.BaseHTTPRequestHandler):
+    """Answers as a server of S3 that has not seen the header for encryption."""
+
+    protocol_version = "HTTP/1.1"
+
+    def answer(self):
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = b"<R><UploadId>1</UploadId></R>" if self.command == "POST" else b""
+        self.send_response(200)
+        self.send_header("ETag", '"e"')
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_PUT = do_POST = do_DELETE = answer  # noqa: N815
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize("size", [1, 6 * MIB])
+def test_a_server_that_ignores_required_encryption_is_refused(s3_env, size):
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Unheeding) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        settings = S3Settings(endpoint=url, encryption="AES256", encryption_required=True, part_mib=5)
+        with pytest.raises(StoreRefusedError, match=r"does not encrypt as s3\.encryption AES256 asks; take a server"):
+            open_store("s3://some-bucket/p", settings).put("k", [bytes(size)])
+        open_store("s3://some-bucket/p", S3Settings(endpoint=url, encryption="AES256")).put("k", [b"1"])
+        server.shutdown()
 
 
 def test_conditional_writes(proxy, bucket):

@@ -147,7 +147,9 @@ def test_the_url_names_bucket_and_prefix(s3_env, bucket):
 
 def test_a_store_sees_and_touches_nothing_outside_of_its_prefix(s3, s3_server, bucket):
     client = s3_server.client()
-    others = ["some/prefix", "some/prefix2/r/1/x", "some/other", "top"]
+    others = ["some/prefix2/r/1/x", "some/other", "top"]
+    if s3_server.can_stop:  # a server that keeps objects as files refuses this one
+        others.append("some/prefix")
     for key in others:
         client.put_object(Bucket=bucket, Key=key, Body=b"theirs")
     client.create_multipart_upload(Bucket=bucket, Key="some/prefix2/upload")
@@ -469,6 +471,7 @@ def test_settings_reach_the_requests(proxy, bucket):
     assert "x-amz-checksum" not in head.raw.decode().lower()
     assert "trainer" in head.header("user-agent")
     assert head.target == f"/{bucket}/p/k"
+    assert not head.header("expect"), "a small object is one round trip"
 
 
 def test_objects_are_what_any_other_client_sees(s3, s3_server, bucket):

@@ -20,8 +20,6 @@ from botocore.utils import determine_content_length
 from trainer.config.s3 import S3Settings
 from trainer.errors import SettingsError
 
-DEFAULT_REGION = "us-east-1"
-"""What servers other than AWS take for their own; signing needs some region."""
 _SPARE_CONNECTIONS = 4
 """Connections beside those of the parts: listings, hints and ownership must not wait for an upload."""
 
@@ -88,14 +86,12 @@ class Connection:
             bundle = settings.ca_bundle or base.get_config_variable("ca_bundle")
             if bundle and not Path(bundle).exists():
                 raise SettingsError(f"s3.ca_bundle (or AWS_CA_BUNDLE) is {bundle}, and there is no such file")
-            endpoint = settings.endpoint or _endpoint_outside(base)
-            region = settings.region or base.get_config_variable("region") or (DEFAULT_REGION if endpoint else None)
             client = boto3.session.Session(botocore_session=base).client(
                 "s3",
-                region_name=region,
-                endpoint_url=endpoint,
+                region_name=settings.region,
+                endpoint_url=settings.endpoint or _endpoint_outside(base),
                 verify=settings.ca_bundle,
-                config=_config(settings, _style(settings, base, bool(endpoint)), checksums),
+                config=_config(settings, checksums),
             )
         except sdk.ProfileNotFound:
             raise SettingsError(
@@ -149,20 +145,14 @@ def _endpoint_outside(base: Any) -> str | None:
     return found or None
 
 
-def _style(settings: S3Settings, base: Any, has_endpoint: bool) -> str | None:
-    """How a bucket is addressed; None leaves it to the SDK, which takes the host name where it can."""
-    if settings.addressing != "auto":
-        return settings.addressing
-    of_profile = (base.get_config_variable("s3") or {}).get("addressing_style")
-    return None if of_profile or not has_endpoint else "path"  # few servers but AWS have a host name for each bucket
-
-
-def _config(settings: S3Settings, style: str | None, checksums: bool) -> Any:
+def _config(settings: S3Settings, checksums: bool) -> Any:
+    """What is left out the SDK knows: bucket in the path and us-east-1 where an endpoint is set, else as AWS has it."""
     from botocore.config import Config
 
+    style = None if settings.addressing == "auto" else {"addressing_style": settings.addressing}
     mode = "when_required" if not checksums else None if settings.checksums == "auto" else settings.checksums
     return Config(
-        s3={"addressing_style": style} if style else None,
+        s3=style,
         retries={"mode": "standard", "total_max_attempts": settings.tries},
         connect_timeout=settings.connect_seconds,
         read_timeout=settings.read_seconds,

@@ -1,0 +1,1 @@
+"""Makes what is generated in charts/ and manifests/: `python -m charts.tools` (make chart, make manifests)."""
