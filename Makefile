@@ -25,10 +25,10 @@ TAG        ?= $(VERSION)
 SOURCE     ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv train test unit lint bench proof image chart manifests lock clean
+.PHONY: help venv train test unit e2e lint bench proof image chart manifests lock clean
 
 help:  ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(VENV)/.installed  ## set up .venv (the other targets do it by themselves)
 
@@ -50,6 +50,9 @@ test: venv  ## run the tests
 
 unit: venv  ## run the fast tests only
 	@$(BIN)/python -m pytest tests/unit $(ARGS)
+
+e2e: venv  ## run the tests on the cluster of the current context, in namespaces of their own (25 minutes)
+	@$(BIN)/python -m pytest tests/e2e --timeout 900 $(ARGS)
 
 lint: venv  ## style, types and the direction of imports
 	@$(BIN)/ruff check .

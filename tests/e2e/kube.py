@@ -192,7 +192,12 @@ class Kube:
         return sum(event.count or 1 for event in events if event.reason == "SuccessfulCreatePod")
 
     def log(self, namespace: str, pod: str, *, container: str = CONTAINER, previous: bool = False) -> str:
-        return self.core.read_namespaced_pod_log(pod, namespace, container=container, previous=previous)
+        given = {
+            "container": container,
+            "previous": previous,
+            "_preload_content": False,
+        }  # else it reads JSON as Python
+        return self.core.read_namespaced_pod_log(pod, namespace, **given).data.decode(errors="replace")
 
     def describe(self, namespace: str, job: str) -> str:
         """What one would look up by hand after a failure."""

@@ -95,7 +95,7 @@ class Release:
         helm("rollback", self.name, str(revision), "--namespace", self.namespace)
 
     def test(self) -> str:
-        return helm("test", self.name, "--namespace", self.namespace, "--timeout", "4m", "--logs")
+        return helm("test", self.name, "--namespace", self.namespace, "--timeout", "4m")
 
     def uninstall(self) -> None:
         helm("uninstall", self.name, "--namespace", self.namespace)

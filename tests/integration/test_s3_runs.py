@@ -1,10 +1,14 @@
 """Whole runs against a real S3 server: killed, cut off from it, taken over; what they leave is whole and keyless."""
 
 import signal
+import subprocess
+import sys
+import time
 
 import boto3  # noqa: F401  # here once, so that forked attempts have it
 import pytest
 
+from tests.s3.proxy import FaultProxy, Stall
 from tests.s3.runs import end_state, events, everything
 from tests.toy import Attempt, Pace, toy_settings
 from trainer.checkpoint.inspect import list_checkpoints, verify_checkpoints
@@ -196,3 +200,26 @@ def test_no_key_is_in_anything_that_a_run_leaves_or_says(s3_server, bucket, s3_e
         for secret in (s3_server.secret_key, s3_server.access_key, "not-the-secret-7d1f"):
             assert secret not in text
     assert "toy" in left
+
+
+def test_a_silent_server_does_not_hold_the_process_beyond_its_grace_period(own, monkeypatch, tmp_path):
+    server, _ = own
+    with FaultProxy(server.endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.endpoint)
+        silence = proxy.add(Stall(), method="PUT", path="optimizer.safetensors", first=2)
+        words = ["train", "--config", "quick", "--store", "s3://outage/cli", "--run_name", "told"]
+        values = {
+            "run.grace_seconds": 6, "checkpoint.spool": tmp_path / "spool", "checkpoint.every": "every 2 steps",
+            "data.synthetic_words": 3, "data.synthetic_repetitions": 4, "model.size": "t_1_1", "num_epochs": 5000,
+            "telemetry.tensorboard": "off",
+        }  # fmt: skip
+        words += [word for name, value in values.items() for word in ("--set", f"{name}={value}")]
+        process = subprocess.Popen([sys.executable, "-m", "trainer", *words], stderr=subprocess.PIPE, text=True)
+        silence.wait()
+        process.send_signal(signal.SIGTERM)
+        begun = time.monotonic()
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 170, said
+        assert "it waits in" in said.splitlines()[-1]
+        assert time.monotonic() - begun < 20, "of a server that is silent for minutes"
+    assert list((tmp_path / "spool").rglob("MANIFEST.json"))

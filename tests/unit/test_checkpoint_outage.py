@@ -178,6 +178,37 @@ def test_after_the_settable_time_it_gives_up_with_170_and_says_where_the_newest_
     assert [name.step for name in publisher._spool.waiting()] == [1]
 
 
+@pytest.mark.parametrize("spool", [True, False])
+def test_a_silent_store_holds_training_up_for_a_bounded_time_only(store, events, publisher_of, monkeypatch, spool):
+    monkeypatch.setattr("trainer.checkpoint.publish.SILENCE_SECONDS", 0.3)
+    publisher = publisher_of(start(store), spool=spool)
+    store.met.clear()
+    store.passes.clear()
+    submit(publisher, 1, is_best=True)
+    assert store.met.wait(20)
+    submit(publisher, 2)
+    submit(publisher, 3)  # replaces 2 at once: the thread still hangs in 1
+    store.passes.set()
+    assert publisher.flush(20)
+    assert steps_in(store) == ([1, 3] if spool else [3])
+    assert {one.problem for one in verify_checkpoints(store, "r")} == {None}
+    assert torch.equal(load_checkpoint(store, "r").tensors["model"]["w"], torch.full((64,), 3.0))
+    lost = [event.text for event in told(events, "Noted") if "is lost" in event.text]
+    assert len(lost) == (0 if spool else 1)
+
+
+def test_who_has_no_time_does_not_wait_for_a_silent_store(store, publisher_of):
+    publisher = publisher_of(start(store))
+    store.met.clear()
+    store.passes.clear()
+    submit(publisher, 1)
+    assert store.met.wait(20)
+    assert not publisher.submit(state(2), step=2, epoch=0, hurries=lambda: True)
+    store.passes.set()
+    assert publisher.flush(20)
+    assert steps_in(store) == [1]
+
+
 def test_a_stalled_store_at_the_end_of_the_grace_period_leaves_the_newest_in_the_spool(store, publisher_of):
     publisher = publisher_of(start(store))
     store.met.clear()

@@ -37,6 +37,8 @@ class Content:
     milestone: bool
     files: Callable[[], Files]
     """Name and chunks of every file, anew at each call."""
+    check: Callable[[], None] = lambda: None
+    """Raises InfrastructureError when the bytes that `files` gave may no longer have been these."""
 
 
 def commit(store: Store, run: str, content: Content) -> Manifest:
@@ -45,6 +47,7 @@ def commit(store: Store, run: str, content: Content) -> Manifest:
     files = _put_files(store, folder, content.files())
     point("after_data")
     _check_arrived(store, folder, files)
+    content.check()
     manifest = Manifest(
         step=content.name.step, epoch=content.epoch, attempt=content.name.attempt, sequence=content.sequence,
         world_size=content.world_size, files=files, cursor=content.cursor, created=content.created,

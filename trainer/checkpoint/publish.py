@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 from trainer.checkpoint.attempts import put_json
 from trainer.checkpoint.commit import Content, commit
 from trainer.checkpoint.crash import point
+from trainer.checkpoint.lease import Lease
 from trainer.checkpoint.manifest import MANIFEST_FILE, FolderName, utc_now
 from trainer.checkpoint.outage import Outage, Retry
 from trainer.checkpoint.restore import BEST_HINT, LATEST_HINT, Rejected
@@ -41,6 +42,11 @@ from trainer.telemetry.events import (
 
 _NICENESS = 10
 """Priority of the publishing thread: about a tenth of a core where training wants both."""
+SILENCE_SECONDS = 20.0
+"""A store over the network that takes nothing for so long loses the buffer to the next checkpoint."""
+HURRIED_SILENCE_SECONDS = 2.0
+"""The same for a process that will be killed soon."""
+_SLICE_SECONDS = 0.25
 
 
 @dataclass(eq=False)
@@ -48,6 +54,7 @@ class _Job:
     """A checkpoint in the buffer."""
 
     content: Content
+    lease: Lease
     is_started: bool = False
     """The thread is reading it; never while it waits for its turn or for the next try."""
     may_be_lost: bool = False
@@ -103,27 +110,30 @@ class Publisher:
 
     def submit(
         self, state: State, *, step: int, epoch: int, is_best: bool = False, milestone: bool = False,
-        replace: bool = True, timeout: float | None = None,
+        replace: bool = True, timeout: float | None = None, hurries: Callable[[], bool] = lambda: False,
     ) -> bool:  # fmt: skip
         """Copy a state and have it published; returns after the copy. Raises what made publishing impossible.
 
         With `replace` a checkpoint that still waits gives way, unless it is a milestone or the best and this is not.
-        False, and nothing is taken, when the write under way does not end within `timeout` seconds.
+        One that a silent store holds up goes to the spool. False, and nothing is taken, when the write under way does
+        not end within `timeout` seconds, or `hurries` (asked while waiting) says that there is no time.
         """
         begun = time.perf_counter()
-        replaced = self._make_room(is_best, replace, timeout)
+        deadline = begun + timeout if timeout is not None else float("inf")
+        replaced = self._make_room(is_best, replace, deadline, hurries)
         if self.error:
             raise self.error
         if replaced is None:
             return False
         snapshot = self._buffers.copy(state)
-        name = self._new_name(step)
+        name, lease = self._new_name(step), Lease()
         content = Content(
             name=name, epoch=epoch, sequence=len(self._names), cursor=snapshot.cursor, world_size=self._world_size,
-            created=utc_now(), begun=time.perf_counter(), is_best=is_best, milestone=milestone, files=snapshot.files,
+            created=utc_now(), begun=time.perf_counter(), is_best=is_best, milestone=milestone,
+            files=lambda: lease.of(snapshot.files()), check=lease.check,
         )  # fmt: skip
         with self._changed:
-            self._job = _Job(content)
+            self._job = _Job(content, lease)
             self._changed.notify_all()
         stall = time.perf_counter() - begun
         self._emit(
@@ -172,26 +182,49 @@ class Publisher:
     def _is_idle(self) -> bool:
         return self.error is not None or (self._job is None and self._is_swept and not self._has_spooled)
 
-    def _make_room(self, is_best: bool, replace: bool, timeout: float | None) -> bool | None:
-        """Wait for the buffer; True when a waiting checkpoint gave way, None when the time is over."""
+    def _make_room(self, is_best: bool, replace: bool, deadline: float, hurries: Callable[[], bool]) -> bool | None:
+        """Wait for the buffer; True when another checkpoint gave way, None when there is no time to wait."""
 
-        def gives_way() -> bool:
+        def is_free() -> bool:
             job = self._job
-            if job is None or job.is_started or not replace:
+            if self.error or job is None:
+                return True
+            if job.is_started or not replace:
                 return False
             return job.may_be_lost or (not job.content.milestone and (is_best or not job.content.is_best))
 
-        with self._changed:
-            if not self._changed.wait_for(lambda: self.error or self._job is None or gives_way(), timeout):
+        given_up: Content | None = None
+        while True:
+            with self._changed:
+                if self._changed.wait_for(is_free, _SLICE_SECONDS):
+                    if self._job is not None and self.error is None:
+                        given_up, self._job = self._job.content, None
+                        self._changed.notify_all()
+                    break
+                job = self._job
+            if job and self._is_held_up(job, deadline):
+                given_up = self._take_away(job)
+                break
+            if hurries() or time.perf_counter() > deadline:
                 return None
-            given_up = self._job.content if self._job is not None and self.error is None else None
-            if given_up:
-                self._job = None
-                self._changed.notify_all()
-        if given_up and (given_up.milestone or (given_up.is_best and not is_best)):
+        if given_up and (given_up.milestone or (given_up.is_best and not is_best)) and not self._has_spooled:
             kind = "milestone" if given_up.milestone else "best"
             self._emit(Noted(text=f"the {kind} {given_up.name} is lost: the store failed and there is no spool"))
         return given_up is not None
+
+    def _is_held_up(self, job: _Job, deadline: float) -> bool:
+        """Whether a store that may be away for long is silent."""
+        limit = SILENCE_SECONDS if deadline == float("inf") else HURRIED_SILENCE_SECONDS
+        return self.retry.tries is None and job.is_started and time.monotonic() - job.lease.touched > limit
+
+    def _take_away(self, job: _Job) -> Content:
+        """The buffer from a checkpoint under way, which goes to the spool; the thread learns of it when it is back."""
+        self._keep_aside(job.content)
+        job.lease.end()
+        with self._changed:
+            if self._job is job:
+                self._job = None
+        return job.content
 
     def _new_name(self, step: int) -> FolderName:
         name = FolderName(step, self._run.id.number, self._run.id.suffix)
@@ -290,6 +323,7 @@ class Publisher:
         """Mark a job as being read; False when it was replaced meanwhile."""
         with self._changed:
             job.is_started = self._job is job
+            job.lease.touched = time.monotonic()
             return job.is_started
 
     def _free(self, job: _Job) -> None:
@@ -309,17 +343,23 @@ class Publisher:
 
     def _into_spool(self, job: _Job) -> bool:
         """Put a checkpoint into the spool and free the buffer; False when there is none or it fails."""
-        if self._spool is None or not self._take(job):
+        if self._spool is None or not self._take(job) or not self._keep_aside(job.content):
+            return False
+        self._free(job)
+        return True
+
+    def _keep_aside(self, content: Content) -> bool:
+        """Put a checkpoint into the spool; False when there is none (any more)."""
+        if self._spool is None:
             return False
         try:
-            self._spool.keep(job.content)
+            self._spool.keep(content)
         except InfrastructureError as error:
-            self._tell(job.content, Noted, text=f"the spool cannot take checkpoint {job.content.name}: {error}")
+            self._tell(content, Noted, text=f"the spool cannot take checkpoint {content.name}: {error}")
             self._spool = None
             return False
         with self._changed:
             self._has_spooled = True
-        self._free(job)
         return True
 
     def _note_failure(self, content: Content, error: InfrastructureError) -> bool:

@@ -6,6 +6,7 @@ of ours and keeps its traceback, with 1.
 
 import os
 import sys
+import threading
 from collections.abc import Sequence
 
 import typer
@@ -25,6 +26,8 @@ from trainer.kube.verdict import begin, leave
 
 USAGE_CODE = 2
 INTERRUPTED_CODE = 130
+PUBLISHER_THREAD = "publisher"
+"""Of `checkpoint.publish`, named here because importing it takes a second."""
 
 app = typer.Typer(
     name="trainer",
@@ -114,4 +117,10 @@ def _say(text: str, code: int, prefix: str = "error: ") -> int:
     for line in text.splitlines():
         print(f"{prefix}{line}", file=sys.stderr)
     leave(code, text)
+    if any(thread.name == PUBLISHER_THREAD for thread in threading.enumerate()):
+        # It was left behind because the store is silent. The interpreter would wait at its end for the SDK's threads,
+        # far beyond the grace period.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     return code

@@ -28,18 +28,21 @@ def checkpoint(job: Job, is_best: bool = False, timeout: float | None = None) ->
     mark = (job.cursor.step, tuple(job.cursor.owed), job.best.value)
     if mark == job.last_checkpoint and not is_best:
         return
-    job.last_checkpoint = mark
     if job.publisher is None:
+        job.last_checkpoint = mark
         return
     with job.clock.during("checkpoint_stall"):
-        job.publisher.submit(
+        is_taken = job.publisher.submit(
             job.capture(),
             step=job.cursor.step,
             epoch=job.cursor.epoch,
             is_best=is_best,
             milestone=job.moments.milestone.due(job.cursor.step),
             timeout=timeout,
+            hurries=lambda: timeout is None and job.stop.code is not None,
         )
+    if is_taken:
+        job.last_checkpoint = mark
 
 
 def warm_buffers(job: Job) -> None:

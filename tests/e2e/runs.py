@@ -1,0 +1,251 @@
+"""Runs that something is done to: started by the chart, disturbed, and compared bit for bit with the desk's.
+
+    run = Trial.start(release, cluster, s3, SHAPE)      a job whose checkpoints lie in S3
+    run.published(attempt=2)                            waits for a checkpoint of the second attempt
+    run.complete(); run.weights() == desk_weights(...)
+
+Nothing here waits for a time: only for a checkpoint in the store, a line of a log, or a state of a pod.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import kubernetes
+import yaml
+
+from tests.e2e.conftest import S3
+from tests.e2e.kube import CONTAINER, Kube, Object, container_of
+from tests.e2e.releases import Release, Values, merged
+from trainer.checkpoint.attempts import AttemptId, Attempts, get_json, host_of
+from trainer.checkpoint.files import FileStore
+from trainer.checkpoint.manifest import FolderName
+from trainer.checkpoint.restore import LATEST_HINT, load_checkpoint, read_hint
+from trainer.checkpoint.run import COMPLETE_FILE
+from trainer.checkpoint.store import Store
+from trainer.telemetry.reading import Record
+
+STEPS = 1500
+"""Of every run: long enough that each disturbance finds it in its middle (15 to 30 s on two idle cores)."""
+PATIENCE = 420.0
+"""Seconds for what takes 15 to 30 on two idle cores: a start, or the rest of a run."""
+LOOK_SECONDS = 0.25
+TRAINING: Values = {
+    "config": {
+        "num_epochs": 100_000,
+        "max_steps": STEPS,
+        "device": "cpu",
+        "threads": 1,  # what a sum of floats comes to depends on how many add it up
+        "process_timeout_seconds": 90,
+        "passes": {"val": "every 500 steps"},
+        "checkpoint": {"every": "every 50 steps and end"},
+        "telemetry": {"log_every": "every 50 steps", "tensorboard": "off"},
+    }
+}
+ONE_POD: Values = {}
+WORKERS: Values = {"worker": {"replicas": 2}}
+ELASTIC: Values = {"elastic": {"enabled": True}, "worker": {"replicas": 2}}
+
+_KILL_RANK = """
+newest=0
+for process in /proc/[0-9]*; do
+  case "$(tr '\\0' ' ' < $process/cmdline)" in *"-m trainer[.]train"*)
+    number=${process#/proc/}
+    [ $number -gt $newest ] && newest=$number ;;
+  esac
+done
+[ $newest -gt 1 ] && kill -9 $newest && echo killed $newest
+"""
+"""The newest process that trains: the rank, where torchrun is its parent; the only one elsewhere. (The brackets keep
+this very shell out of it.)"""
+
+
+@dataclass
+class Trial:
+    """A run in the cluster, and what is known of its ends."""
+
+    cluster: Kube
+    s3: S3
+    release: Release
+    job: str
+    ends: list[int | None] = field(default_factory=list)
+    """Exit code of each attempt, as it should be; None for one that could not say anything any more."""
+
+    @classmethod
+    def start(cls, cluster: Kube, s3: S3, release: Release, *values: Values) -> "Trial":
+        release.install(s3.values, TRAINING, *values)
+        return cls(cluster, s3, release, release.job)
+
+    # the run in the store
+
+    @property
+    def name(self) -> str:
+        return self.release.name
+
+    @property
+    def store(self) -> Store:
+        return self.s3.store()
+
+    def published(self, attempt: int | None = None, seconds: float = PATIENCE) -> FolderName:
+        """The newest checkpoint once it is of this attempt; default that which the known ends lead to."""
+        wanted = attempt or len(self.ends) + 1
+
+        def found() -> FolderName | None:
+            newest = read_hint(self.store, self.name, LATEST_HINT)
+            number = AttemptId.parse(newest.attempt).number if newest else 0
+            assert number <= wanted, f"attempt {number} has begun, {wanted} was to be the newest: {self.story()}"
+            if number < wanted:
+                over = get_json(self.store, f"{self.name}/{COMPLETE_FILE}")
+                assert over is None, f"the run was over before attempt {wanted}: {self.story()}"
+                return None
+            return newest
+
+        return self.look_for(found, seconds, f"a checkpoint of attempt {wanted}")
+
+    def look_for(self, found: Callable[[], Any], seconds: float, what: str) -> Any:
+        """Ask the store, which nobody can watch, until it has an answer."""
+        end = time.monotonic() + seconds
+        while not (answer := found()):
+            if time.monotonic() > end:
+                raise AssertionError(f"{what}: not within {seconds:.0f} s; {self.story()}")
+            threading.Event().wait(LOOK_SECONDS)
+        return answer
+
+    def attempts(self) -> list[int | None]:
+        """Exit codes of the attempts by their own records."""
+        begun = Attempts.read(self.store, self.name).begun
+        records = [get_json(self.store, f"{self.name}/attempts/{one}.end.json") for one in begun]
+        return [record["code"] if record else None for record in records]
+
+    def ended(self, *codes: int) -> Record:
+        """The ledger's last record of the attempt under way, once it has ended with one of these codes; notes it."""
+        number = len(self.ends)
+        wait = lambda: (found := self.attempts()) and len(found) > number and found[number] is not None  # noqa: E731
+        self.look_for(wait, PATIENCE, f"the end of attempt {number + 1}")
+        (said,) = [one for one in self.records(number + 1) if one["event"] == "AttemptEnded"]
+        assert said["code"] in codes, self.story()
+        self.ends.append(said["code"])
+        return said
+
+    def first_pod(self) -> str:
+        """The pod of the attempt's first rank."""
+        newest = Attempts.read(self.store, self.name).begun[-1]
+        return str(host_of(self.store, self.name, newest))
+
+    def killed(self) -> None:
+        """Note that the attempt under way could not say anything any more."""
+        self.ends.append(None)
+
+    def records(self, attempt: int | None = None) -> list[Record]:
+        """The ledger, or one attempt's part of it."""
+        found = self.s3.records(self.name)
+        return [one for one in found if attempt in (None, AttemptId.parse(one["attempt"]).number)]
+
+    def weights(self) -> str:
+        return digest(self.store, self.name)
+
+    # its pods
+
+    def pod(self, kind: str = "master", number: int = 0) -> str:
+        return f"{self.job}-{kind}-{number}"
+
+    def uid(self, pod: str) -> str:
+        return str(self.cluster.core.read_namespaced_pod(pod, self.release.namespace).metadata.uid)
+
+    def delete_pod(self, pod: str) -> Object:
+        """Delete it and watch it end: the terminated state of its container, with the pod's `deletionTimestamp`."""
+        core, space, uid = self.cluster.core, self.release.namespace, self.uid(pod)
+        core.delete_namespaced_pod(pod, space)
+        return self.end_of_life(pod, uid)
+
+    def end_of_life(self, pod: str, uid: str, seconds: float = PATIENCE) -> Object:
+        """How one life of a pod ended; `deletionTimestamp` is when it would have been killed."""
+
+        def ended(one: Object) -> Object | None:
+            state = container_of(one)["state"].get("terminated") if one["metadata"]["uid"] == uid else None
+            return state and {**state, "deletionTimestamp": one["metadata"].get("deletionTimestamp")}
+
+        return self.cluster.pod_until(self.release.namespace, pod, ended, seconds, f"end of pod {pod} ({uid})")
+
+    def new_life(self, pod: str, uid: str, seconds: float = PATIENCE) -> Object:
+        """The pod that took the place of the one with this uid."""
+        found = lambda one: one if one["metadata"]["uid"] != uid else None  # noqa: E731
+        return self.cluster.pod_until(self.release.namespace, pod, found, seconds, f"a new pod {pod}")
+
+    def kill_rank(self, pod: str) -> None:
+        """`kill -9` of a process that trains, from inside of its container."""
+        said = kubernetes.stream.stream(
+            self.cluster.core.connect_get_namespaced_pod_exec, pod, self.release.namespace,
+            container=CONTAINER, command=["sh", "-c", _KILL_RANK], stderr=True, stdout=True,
+        )  # fmt: skip
+        assert said.startswith("killed"), f"no rank was killed in {pod}: {said!r}"
+
+    # its end
+
+    def complete(self, seconds: float = PATIENCE) -> None:
+        """Wait for the job's success."""
+        self.cluster.job_until(self.release.namespace, self.job, "Succeeded", seconds=seconds)
+
+    def check_end(self, desk: str) -> None:
+        """Succeeded, with the weights of an undisturbed run, after the attempts that were to be."""
+        self.complete()
+        expected = [*self.ends, 0]
+        assert self.attempts() == expected, self.story()
+        codes = dict.fromkeys(record["attempt"] for record in self.records())
+        codes |= {one["attempt"]: one["code"] for one in self.records() if one["event"] == "AttemptEnded"}
+        assert list(codes.values()) == expected, self.story()
+        assert self.weights() == desk, self.story()
+
+    def story(self) -> str:
+        """For the text of a failure."""
+        return f"attempts so far {self.attempts()}; {self.cluster.describe(self.release.namespace, self.job)}"
+
+
+def digest(store: Store, run: str, steps: int = STEPS) -> str:
+    """SHA-256 over every tensor of a run's last checkpoint, weights and optimizer, by name."""
+    found = load_checkpoint(store, run)
+    assert found is not None, f"run {run} has no checkpoint in {store.url}"
+    assert found.step == steps, f"the last checkpoint of run {run} is that of step {found.step}, not {steps}"
+    total = hashlib.sha256()
+    for part, tensors in sorted(found.tensors.items()):
+        for name, tensor in sorted(tensors.items()):
+            total.update(f"{part}/{name} {tensor.dtype} {list(tensor.shape)}".encode())
+            total.update(tensor.contiguous().numpy().tobytes())
+    return total.hexdigest()
+
+
+def settings_of(release: Release) -> Values:
+    """The trainer's settings as the pods of a release get them."""
+    text = next(found["data"]["config.yaml"] for found in release.objects if found["kind"] == "ConfigMap")
+    return yaml.safe_load(text)
+
+
+def desk_weights(trial: Trial, num_processes: int, *changes: Values) -> str:
+    """Digest of the same training by torchrun here, undisturbed."""
+    settings = {key: value for key, value in settings_of(trial.release).items() if key not in ("run", "s3")}
+    return _train_here(yaml.safe_dump(merged(settings, *changes)), num_processes)
+
+
+@cache
+def _train_here(config: str, num_processes: int) -> str:
+    with TemporaryDirectory(prefix="e2e-desk-") as folder:
+        path = Path(folder, "config.yaml")
+        path.write_text(config)
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}"]
+        command = [*torchrun, "-m", "trainer.train", "--config", str(path), "--run_name", "desk"]
+        environ = {name: value for name, value in os.environ.items() if not name.startswith(("TRAINER__", "PET_"))}
+        done = subprocess.run(
+            [sys.executable, *command, "--store", f"file://{folder}"], env=environ | {"OMP_NUM_THREADS": "1"},
+            cwd=folder, capture_output=True, text=True, timeout=PATIENCE, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        return digest(FileStore(Path(folder)), "desk")
