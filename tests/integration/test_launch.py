@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from trainer.kube.verdict import read
+from trainer.kube.world_check import knock
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are looked at in /proc")
 
@@ -389,6 +390,27 @@ def test_elastic_restarts_in_place_and_takes_back_the_old_verdict(folder, free_p
     assert pod.wait() == 143, pod.log.read_text()
     assert pod.reason == "told to stop, published"
     assert "elastic rendezvous 'signs'" in pod.log.read_text()
+
+
+def test_an_elastic_job_survives_the_loss_of_a_pod(folder, free_port):
+    """torch 2.13 by itself waits here until its store's timeout: the node that stays keeps an address to itself."""
+    shape = {
+        "PET_RDZV_BACKEND": "c10d", "PET_RDZV_ENDPOINT": f"localhost:{free_port}", "PET_NNODES": "2:2", "DO": "polite",
+        "PET_MAX_RESTARTS": "3", "PET_NPROC_PER_NODE": "1", "PET_RDZV_CONF": "keep_alive_interval=1,read_timeout=30",
+    }  # fmt: skip
+    first = Pod(folder, name="first", **shape)
+    wait_for(lambda: knock("127.0.0.1", free_port, []) == "", first)
+    second = Pod(folder, name="second", **shape)
+    first.up("0", "1")
+    second.process.send_signal(signal.SIGTERM)
+    assert second.wait() == 143, second.log.read_text()
+    wait_for(lambda: "failed (exitcode: 143)" in first.log.read_text(), first)
+    for name in ("up.0", "up.1", "stop"):
+        (folder / name).unlink()
+    third = Pod(folder, name="third", **shape)
+    third.up("0", "1")
+    first.process.send_signal(signal.SIGTERM)
+    assert first.wait() == 143, first.log.read_text()
 
 
 # -- the real training -----------------------------------------------------------------------------------------------

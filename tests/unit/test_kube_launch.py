@@ -125,6 +125,12 @@ def test_what_would_crash_or_mislead_torchrun_is_left_out():
     assert not {"RANK", "WORLD_SIZE"} & set(alone)
 
 
+def test_elastic_nodes_say_anew_where_they_are_in_every_round():
+    elastic = read_topology({"PET_RDZV_ENDPOINT": "w:1", "PET_NNODES": "1:2"})
+    assert child_environment({}, elastic, ROOMY, 1)["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] == "1"
+    assert "TORCH_DISABLE_SHARE_RDZV_TCP_STORE" not in child_environment({}, read_topology(STATIC), ROOMY, 1)
+
+
 def test_a_user_id_without_a_name_gets_one():
     own = child_environment({}, DESK, ROOMY, 1)
     assert (own["USER"], own["LOGNAME"]) == ("trainer", "trainer")

@@ -73,7 +73,7 @@ def test_an_elastic_worker_takes_the_job_as_its_meeting():
     assert (topology.run_id, topology.node_rank, topology.max_restarts) == ("signs", None, 10)
     assert flags(topology, 1) == [
         "--nnodes=2:4", "--nproc-per-node=1", "--shutdown-timeout=25", "--max-restarts=10", "--rdzv-backend=c10d",
-        "--rdzv-endpoint=signs-worker-0:23456", "--rdzv-id=signs", "--rdzv-conf=join_timeout=600,read_timeout=600",
+        "--rdzv-endpoint=signs-worker-0:23456", "--rdzv-id=signs", "--rdzv-conf=join_timeout=600",
     ]  # fmt: skip
     assert "one of 2 to 4 nodes with 1 process each, elastic rendezvous 'signs'" in topology.describe(1)
     assert topology.meets_here("signs-worker-0")

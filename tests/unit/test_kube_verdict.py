@@ -129,6 +129,7 @@ CASES = [
     ("peer lost", FAILED, said((0, 170), (1, 143)), failed((0, 170, 1), (1, 143, 1)), CALM, 170, "reason 170"),
     ("killed from outside", FAILED, said((0, 170)), failed((0, 170, 1), (1, 137, 1)), CALM, 137,
      "rank 1: killed by SIGKILL"),
+    ("a kill explains an error", FAILED, said((0, 1)), failed((0, 1, 1), (1, 137, 1)), CALM, 137, "rank 1: killed"),
     ("killed by torchrun later", FAILED, said((0, 1)), failed((0, 1, 1), (1, 137, 31)), CALM, 1, "reason 1"),
     ("ended by torchrun", FAILED, said((1, 170)), failed((1, 170, 1), (0, 143, 1)), CALM, 170, "rank 1: reason 170"),
     ("segmentation fault", FAILED, said((0, 170)), failed((1, 139, 3), (0, 170, 3)), CALM, 139, "killed by SIGSEGV"),

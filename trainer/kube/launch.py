@@ -118,6 +118,10 @@ def child_environment(
     own = {name: value for name, value in own.items() if value or not name.startswith("PET_")}
     if topology.shape in ("desk", "pod"):  # the operator's RANK and WORLD_SIZE count pods
         own = {name: value for name, value in own.items() if name not in ("RANK", "WORLD_SIZE")}
+    if topology.shape == "elastic":
+        # With a store that outlives the round (torch 2.13) a node that stayed does not say again where it is, and one
+        # that came new waits for that until the store's timeout: no job would survive the loss of a single pod.
+        own.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     if not own.get("OMP_NUM_THREADS"):
         own["OMP_NUM_THREADS"] = str(max(1, int(limits.cpus / num_processes)))
     own.setdefault("USER", "trainer")  # a user id without a name crashes whoever asks for it

@@ -115,9 +115,9 @@ def torchrun_flags(topology: Topology, num_processes: int, *, shutdown_seconds: 
         flags += [f"--node-rank={topology.node_rank}", f"--master-addr={topology.host}"]
         return [*flags, f"--master-port={topology.port}", f"--rdzv-conf=timeout={meet_seconds}"]
     if topology.shape == "elastic":
-        waits = f"join_timeout={meet_seconds},read_timeout={meet_seconds}"
+        rendezvous = topology.rendezvous or f"join_timeout={meet_seconds}"
         flags += [f"--rdzv-backend={topology.backend}", f"--rdzv-endpoint={topology.host}:{topology.port}"]
-        return [*flags, f"--rdzv-id={topology.run_id}", f"--rdzv-conf={topology.rendezvous or waits}"]
+        return [*flags, f"--rdzv-id={topology.run_id}", f"--rdzv-conf={rendezvous}"]
     return [*flags, "--standalone"]
 
 
