@@ -45,14 +45,16 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 train: venv  ## train on generated data: table, report and exported model at the end (TASK=signs)
 	@$(BIN)/trainer train --task $(TASK) --config quick $(ARGS)
 
-test: venv  ## run the tests
-	@$(BIN)/python -m pytest $(ARGS)
+test: venv  ## run the tests, two files at a time
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 unit: venv  ## run the fast tests only
 	@$(BIN)/python -m pytest tests/unit $(ARGS)
 
 e2e: venv  ## run the tests on the cluster of the current context, in namespaces of their own (25 minutes)
 	@$(BIN)/python -m pytest tests/e2e --timeout 900 $(ARGS)
+	@[ -z "$$S3_ENDPOINT_URL" ] || TEST_S3_ENDPOINT="$$S3_ENDPOINT_URL" TEST_S3_ACCESS_KEY="$$AWS_ACCESS_KEY_ID" \
+	  TEST_S3_SECRET_KEY="$$AWS_SECRET_ACCESS_KEY" $(BIN)/python -m pytest tests/integration/test_s3_store.py
 
 lint: venv  ## style, types and the direction of imports
 	@$(BIN)/ruff check .

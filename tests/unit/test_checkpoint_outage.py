@@ -187,6 +187,7 @@ def test_a_silent_store_holds_training_up_for_a_bounded_time_only(store, events,
     submit(publisher, 1, is_best=True)
     assert store.met.wait(20)
     submit(publisher, 2)
+    monkeypatch.setattr("trainer.checkpoint.publish.SILENCE_SECONDS", 3600)
     submit(publisher, 3)  # replaces 2 at once: the thread still hangs in 1
     store.passes.set()
     assert publisher.flush(20)
@@ -195,6 +196,42 @@ def test_a_silent_store_holds_training_up_for_a_bounded_time_only(store, events,
     assert torch.equal(load_checkpoint(store, "r").tensors["model"]["w"], torch.full((64,), 3.0))
     lost = [event.text for event in told(events, "Noted") if "is lost" in event.text]
     assert len(lost) == (0 if spool else 1)
+
+
+def test_a_best_that_waits_behind_a_hung_thread_holds_nobody_up(store, publisher_of, monkeypatch):
+    monkeypatch.setattr("trainer.checkpoint.publish.SILENCE_SECONDS", 0.3)
+    publisher = publisher_of(start(store))
+    store.met.clear()
+    store.passes.clear()
+    submit(publisher, 1)
+    assert store.met.wait(20)
+    submit(publisher, 2, is_best=True)
+    monkeypatch.setattr("trainer.checkpoint.publish.SILENCE_SECONDS", 3600)
+    submit(publisher, 3)
+    store.passes.set()
+    assert publisher.flush(20)
+    assert steps_in(store) == [2, 3]
+    assert load_checkpoint(store, "r", "best").step == 2
+
+
+def test_a_spool_that_becomes_full_keeps_what_it_has(store, events, publisher_of, monkeypatch):
+    publisher = publisher_of(start(store))
+    store.is_down = True
+    submit(publisher, 1, milestone=True)
+    assert spooled(publisher) == [1]
+    full = InfrastructureError("No space left on device")
+
+    def refuse(self, content):
+        raise full
+
+    monkeypatch.setattr(Spool, "keep", refuse)
+    submit(publisher, 2)
+    with publisher._changed:
+        assert publisher._changed.wait_for(lambda: publisher._job.may_be_lost and not publisher._job.is_started, 20)
+    store.is_down = False
+    assert publisher.flush(20)
+    assert steps_in(store) == [1, 2]
+    assert len([event for event in told(events, "Noted") if "No space left" in event.text]) == 1
 
 
 def test_who_has_no_time_does_not_wait_for_a_silent_store(store, publisher_of):

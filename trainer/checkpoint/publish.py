@@ -86,9 +86,13 @@ class Publisher:
         self._outage = Outage(self.retry)
         self._spool = spool
         self._has_spooled = False
+        self._is_hung = False
+        """The thread is still in a request for a checkpoint that lost the buffer."""
         self._buffers = HostBuffers()
         self._events: deque[Event] = deque()
         self._names: set[FolderName] = set()
+        self._told: set[FolderName] = set()
+        """Checkpoints of which it was said that the spool cannot take them."""
         self._changed = threading.Condition()
         self._job: _Job | None = None
         self._is_swept = False
@@ -215,13 +219,15 @@ class Publisher:
     def _is_held_up(self, job: _Job, deadline: float) -> bool:
         """Whether a store that may be away for long is silent."""
         limit = SILENCE_SECONDS if deadline == float("inf") else HURRIED_SILENCE_SECONDS
-        return self.retry.tries is None and job.is_started and time.monotonic() - job.lease.touched > limit
+        is_silent = self._is_hung or time.monotonic() - job.lease.touched > limit
+        return self.retry.tries is None and is_silent
 
     def _take_away(self, job: _Job) -> Content:
         """The buffer from a checkpoint under way, which goes to the spool; the thread learns of it when it is back."""
         self._keep_aside(job.content)
         job.lease.end()
         with self._changed:
+            self._is_hung = True
             if self._job is job:
                 self._job = None
         return job.content
@@ -245,7 +251,7 @@ class Publisher:
     def _wait(self) -> bool:
         """Wait for a checkpoint, or the moment to try the store again; False when nothing is left to do at the end."""
         with self._changed:
-            self._is_swept = True
+            self._is_swept, self._is_hung = True, False
             self._changed.notify_all()
             pause = self._outage.seconds_to_next_try() if self._has_spooled else None
             self._changed.wait_for(lambda: self._job or self._is_closing, pause)
@@ -349,14 +355,15 @@ class Publisher:
         return True
 
     def _keep_aside(self, content: Content) -> bool:
-        """Put a checkpoint into the spool; False when there is none (any more)."""
+        """Put a checkpoint into the spool; False when there is none or it fails."""
         if self._spool is None:
             return False
         try:
             self._spool.keep(content)
         except InfrastructureError as error:
-            self._tell(content, Noted, text=f"the spool cannot take checkpoint {content.name}: {error}")
-            self._spool = None
+            if content.name not in self._told:
+                self._told.add(content.name)
+                self._tell(content, Noted, text=f"the spool cannot take checkpoint {content.name}: {error}")
             return False
         with self._changed:
             self._has_spooled = True
