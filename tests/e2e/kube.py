@@ -55,6 +55,13 @@ class Kube:
         name = f"{prefix}-{secrets.token_hex(3)}"
         labels = {"pod-security.kubernetes.io/enforce": "restricted"} if restricted else {}
         self.core.create_namespace({"metadata": {"name": name, "labels": labels}})
+        # The cluster furnishes it a moment later; without its service account it takes no pods.
+        for call, thing in (
+            (self.core.list_namespaced_service_account, "default"),
+            (self.core.list_namespaced_config_map, "kube-root-ca.crt"),
+        ):
+            one = partial(call, name, field_selector=f"metadata.name={thing}")
+            self.until(one, lambda _kind, _thing: True, 60, f"{thing} in namespace {name}")
         return name
 
     def create(self, namespace: str, *documents: Object) -> None:
@@ -186,6 +193,9 @@ class Kube:
     def pods_of(self, namespace: str, job: str) -> list[Object]:
         return self.pods(namespace, f"training.kubeflow.org/job-name={job}")
 
+    def uid_of(self, namespace: str, pod: str) -> str:
+        return self.core.read_namespaced_pod(pod, namespace).metadata.uid
+
     def num_created(self, namespace: str, job: str) -> int:
         """How many pods the operator has made for a job."""
         events = self.core.list_namespaced_event(namespace, field_selector=f"involvedObject.name={job}").items
@@ -243,10 +253,8 @@ class Kube:
 
     def _kinds(self) -> dict[str, Any]:
         """The namespaced kinds that can be listed."""
-        known = self.dynamic.resources.search(namespaced=True, preferred=True)
-        return {
-            api.kind: api for api in known if "list" in api.verbs and api.kind[-4:] != "List" and api.kind != "Event"
-        }
+        known = [api for api in self.dynamic.resources.search(preferred=True) if not api.kind.endswith("List")]
+        return {api.kind: api for api in known if api.namespaced and "list" in api.verbs and api.kind != "Event"}
 
     def _plain(self, model: Any) -> Object:
         return self.core.api_client.sanitize_for_serialization(model)

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -58,7 +58,7 @@ ELASTIC: Values = {"elastic": {"enabled": True}, "worker": {"replicas": 2}}
 _KILL_RANK = """
 newest=0
 for process in /proc/[0-9]*; do
-  case "$(tr '\\0' ' ' < $process/cmdline)" in *"-m trainer[.]train"*)
+  case "$(tr '\\0' ' ' < $process/cmdline)" in *"-m trainer"[.]train*)
     number=${process#/proc/}
     [ $number -gt $newest ] && newest=$number ;;
   esac
@@ -67,6 +67,15 @@ done
 """
 """The newest process that trains: the rank, where torchrun is its parent; the only one elsewhere. (The brackets keep
 this very shell out of it.)"""
+
+
+@dataclass(frozen=True)
+class Lives:
+    """Pods as they were at a moment; a pod that is made again has the same name."""
+
+    uids: dict[str, str]
+    since: str
+    """The cluster's name for that moment."""
 
 
 @dataclass
@@ -158,28 +167,50 @@ class Trial:
     def pod(self, kind: str = "master", number: int = 0) -> str:
         return f"{self.job}-{kind}-{number}"
 
-    def uid(self, pod: str) -> str:
-        return str(self.cluster.core.read_namespaced_pod(pod, self.release.namespace).metadata.uid)
+    def lives(self, *pods: str) -> Lives:
+        """The lives that these pods live now, default all of the job's; to be asked before something ends them."""
+        found = self.cluster.core.list_namespaced_pod(self.release.namespace, label_selector=self._labels)
+        uids = {one.metadata.name: one.metadata.uid for one in found.items}
+        return Lives({pod: uids[pod] for pod in pods or sorted(uids)}, found.metadata.resource_version)
+
+    def ends_of(self, lives: Lives, seconds: float = PATIENCE) -> dict[str, Object]:
+        """How these lives ended: the container's terminated state, and the `deletionTimestamp` of the pod."""
+        ends: dict[str, Object] = {}
+
+        def note(_kind: str, pod: Object) -> bool:
+            name, state = pod["metadata"]["name"], container_of(pod)["state"].get("terminated")
+            if state and lives.uids.get(name) == pod["metadata"]["uid"]:
+                ends[name] = {**state, "deletionTimestamp": pod["metadata"].get("deletionTimestamp")}
+            return len(ends) == len(lives.uids)
+
+        self._until(note, seconds, f"end of {', '.join(lives.uids)}", lives.since)
+        return ends
+
+    def wait_for_new(self, lives: Lives, seconds: float = PATIENCE) -> None:
+        """Until other pods have taken the place of these."""
+        new: set[str] = set()
+
+        def note(_kind: str, pod: Object) -> bool:
+            name = pod["metadata"]["name"]
+            new.update([name] if lives.uids.get(name, pod["metadata"]["uid"]) != pod["metadata"]["uid"] else [])
+            return len(new) == len(lives.uids)
+
+        self._until(note, seconds, f"new {', '.join(lives.uids)}", lives.since)
 
     def delete_pod(self, pod: str) -> Object:
-        """Delete it and watch it end: the terminated state of its container, with the pod's `deletionTimestamp`."""
-        core, space, uid = self.cluster.core, self.release.namespace, self.uid(pod)
-        core.delete_namespaced_pod(pod, space)
-        return self.end_of_life(pod, uid)
+        """Delete a pod; how its container ended."""
+        lives = self.lives(pod)
+        self.cluster.core.delete_namespaced_pod(pod, self.release.namespace)
+        return self.ends_of(lives)[pod]
 
-    def end_of_life(self, pod: str, uid: str, seconds: float = PATIENCE) -> Object:
-        """How one life of a pod ended; `deletionTimestamp` is when it would have been killed."""
+    @property
+    def _labels(self) -> str:
+        return f"training.kubeflow.org/job-name={self.job}"
 
-        def ended(one: Object) -> Object | None:
-            state = container_of(one)["state"].get("terminated") if one["metadata"]["uid"] == uid else None
-            return state and {**state, "deletionTimestamp": one["metadata"].get("deletionTimestamp")}
-
-        return self.cluster.pod_until(self.release.namespace, pod, ended, seconds, f"end of pod {pod} ({uid})")
-
-    def new_life(self, pod: str, uid: str, seconds: float = PATIENCE) -> Object:
-        """The pod that took the place of the one with this uid."""
-        found = lambda one: one if one["metadata"]["uid"] != uid else None  # noqa: E731
-        return self.cluster.pod_until(self.release.namespace, pod, found, seconds, f"a new pod {pod}")
+    def _until(self, note: Callable[[str, Object], bool], seconds: float, what: str, since: str) -> None:
+        list_pods = self.cluster.core.list_namespaced_pod
+        call = partial(list_pods, namespace=self.release.namespace, label_selector=self._labels)
+        self.cluster.until(call, note, seconds, what, since)
 
     def kill_rank(self, pod: str) -> None:
         """`kill -9` of a process that trains, from inside of its container."""

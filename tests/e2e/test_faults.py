@@ -4,7 +4,6 @@ A class is one job. Its tests disturb it one after another, each as soon as the 
 published a checkpoint; the last test compares the end. The numbers of attempts and their codes are part of that.
 """
 
-import json
 import os
 from datetime import datetime
 from functools import partial
@@ -44,18 +43,21 @@ class TestMasterAndWorkers:
 
     def test_a_rank_is_killed(self, trial):
         trial.published()
-        pod = trial.pod("worker")
-        uid, master = trial.uid(pod), trial.uid(trial.pod())
-        trial.kill_rank(pod)
-        end = trial.end_of_life(pod, uid)
-        assert (end["exitCode"], "killed by SIGKILL" in end["message"]) == (KILLED, True)
-        end = trial.end_of_life(trial.pod(), master)
-        assert (end["exitCode"], "lost another process" in end["message"]) == (LOST_PEER, True)
+        lives = trial.lives()
+        trial.kill_rank(trial.pod("worker"))
+        ends = trial.ends_of(lives)
+        assert {pod: end["exitCode"] for pod, end in ends.items()} == {
+            trial.pod(): LOST_PEER,
+            trial.pod("worker"): KILLED,
+            trial.pod("worker", 1): LOST_PEER,
+        }
+        assert "lost another process of this run" in ends[trial.pod()]["message"]
+        assert "killed by SIGKILL" in ends[trial.pod("worker")]["message"]
         trial.ended(LOST_PEER)
 
     def test_the_node_is_drained(self, trial, disposable, cluster):
         trial.published()
-        drain(cluster, trial, [trial.pod(), trial.pod("worker"), trial.pod("worker", 1)])
+        drain(cluster, trial)
         trial.ended(STOPPED)
 
     def test_the_weights_are_those_of_an_undisturbed_run(self, trial):
@@ -70,11 +72,11 @@ class TestElasticWorkers:
 
     def test_a_rank_is_killed_and_starts_in_place(self, trial):
         trial.published()
-        pods = {trial.pod("worker", number): trial.uid(trial.pod("worker", number)) for number in (0, 1)}
-        trial.kill_rank(next(pod for pod in pods if pod != trial.first_pod()))
+        lives = trial.lives()
+        trial.kill_rank(next(pod for pod in lives.uids if pod != trial.first_pod()))
         trial.ended(LOST_PEER)
         trial.published()
-        assert {pod: trial.uid(pod) for pod in pods} == pods
+        assert trial.lives().uids == lives.uids
 
     def test_the_worker_where_they_meet_is_deleted(self, trial):
         trial.published()
@@ -97,20 +99,20 @@ class TestOnePod:
 
     def test_its_process_is_killed(self, trial):
         trial.published()
-        uid = trial.uid(trial.pod())
+        lives = trial.lives()
         trial.kill_rank(trial.pod())
-        assert trial.end_of_life(trial.pod(), uid)["exitCode"] == KILLED
+        assert trial.ends_of(lives)[trial.pod()]["exitCode"] == KILLED
         trial.killed()
 
     def test_the_s3_server_is_away_for_a_while(self, trial, disposable, cluster):
         trial.published()
-        uid = trial.uid(trial.pod())
+        lives = trial.lives()
         restart_s3(cluster, trial)
         said = lambda: [one for one in trial.records(len(trial.ends) + 1) if one["event"] == "CheckpointFailed"]  # noqa: E731
         failed = trial.look_for(said, PATIENCE, "the failure in the ledger")[-1]
         later = lambda: trial.published().step > failed["step"]  # noqa: E731
         trial.look_for(later, PATIENCE, f"a checkpoint after step {failed['step']}")
-        assert trial.uid(trial.pod()) == uid
+        assert trial.lives().uids == lives.uids
 
     def test_the_weights_are_those_of_an_undisturbed_run(self, trial):
         trial.check_end(desk_weights(trial, 1))
@@ -121,16 +123,14 @@ def test_out_of_memory_is_tried_again_and_then_given_up(cluster, s3, make_releas
     hungry = {"batch_size": 64, "data": {"sampling": {"frames": 1500}}, "run": {"max_dead_attempts": 2}}
     values = {"resources": {"limits": {"memory": "1Gi"}}, "shm": {"enabled": False}, "config": hungry}
     trial = Trial.start(cluster, s3, make_release("hungry", namespaces[0]), values)
-    job = cluster.job_until(trial.release.namespace, trial.job, "Failed", seconds=2 * PATIENCE)
-    assert "exit" in json.dumps(job["status"]["conditions"])
+    cluster.job_until(trial.release.namespace, trial.job, "Failed", seconds=2 * PATIENCE)
     (pod,) = cluster.pods_of(trial.release.namespace, trial.job)
     end = container_of(pod)["state"]["terminated"]
     assert end["exitCode"] == GAVE_UP, trial.story()
     assert "the last 2 attempts were killed without a new checkpoint (out of memory?" in end["message"]
     assert trial.attempts() == [None, None]
-    events = cluster.core.list_namespaced_event(trial.release.namespace).items
-    made = [one for one in events if one.involved_object.name == trial.job and one.reason == "SuccessfulCreatePod"]
-    assert sum(one.count or 1 for one in made) == 3, "two tries and the start that gives up"
+    made = cluster.num_created(trial.release.namespace, trial.job)
+    assert made == 3, "two tries, and the start that gives up"
 
 
 def check_stop(trial, pod):
@@ -148,25 +148,22 @@ def moment(text):
     return datetime.fromisoformat(text)
 
 
-def drain(cluster, trial, pods):
+def drain(cluster, trial):
     """What `kubectl drain` does, for the pods of one job: no new pods on their nodes, and an eviction of each."""
-    space = trial.release.namespace
-    lives = {pod: trial.uid(pod) for pod in pods}
-    nodes = {cluster.core.read_namespaced_pod(pod, space).spec.node_name for pod in pods}
-    open_nodes = [node for node in nodes if not cluster.core.read_node(node).spec.unschedulable]
+    core, namespace, lives = cluster.core, trial.release.namespace, trial.lives()
+    nodes = {pod["spec"]["nodeName"] for pod in cluster.pods_of(namespace, trial.job)}
+    closed = [node for node in nodes if not core.read_node(node).spec.unschedulable]
     try:
-        for node in open_nodes:
-            cluster.core.patch_node(node, {"spec": {"unschedulable": True}})
-        for pod in pods:
-            body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": space}}
-            cluster.core.create_namespaced_pod_eviction(pod, space, body)
-        for pod, uid in lives.items():
-            assert trial.end_of_life(pod, uid)["exitCode"] == STOPPED, trial.story()
-            new = trial.new_life(pod, uid)
-            assert new["spec"].get("nodeName") not in nodes
+        for node in closed:
+            core.patch_node(node, {"spec": {"unschedulable": True}})
+        for pod in lives.uids:
+            core.create_namespaced_pod_eviction(pod, namespace, {"metadata": {"name": pod, "namespace": namespace}})
+        assert {end["exitCode"] for end in trial.ends_of(lives).values()} == {STOPPED}
+        trial.wait_for_new(lives)
+        assert not {pod["spec"].get("nodeName") for pod in cluster.pods_of(namespace, trial.job)} & nodes
     finally:
-        for node in open_nodes:
-            cluster.core.patch_node(node, {"spec": {"unschedulable": False}})
+        for node in closed:
+            core.patch_node(node, {"spec": {"unschedulable": False}})
 
 
 def restart_s3(cluster, trial):

@@ -6,30 +6,72 @@ import pytest
 
 from trainer.telemetry.reading import select
 
-LONG = {"config": {"num_epochs": 100_000, "checkpoint": {"every": "every 20 steps"}}}
+ENDLESS = {"config": {"num_epochs": 100_000, "checkpoint": {"every": "every 20 steps"}}}
+
+
+@pytest.fixture(scope="module")
+def started(make_release, namespace):
+    """The releases of all tests here, so that they train at once."""
+    values = {"endless": ENDLESS, "longer": {}, "other": {}}
+    releases = {name: make_release(name, namespace) for name in values}
+    for name, release in releases.items():
+        release.install(values[name])
+    return releases
 
 
 def master_of(job):
     return f"{job}-master-0"
 
 
-def uid_of(cluster, namespace, pod):
-    return cluster.core.read_namespaced_pod(pod, namespace).metadata.uid
-
-
-@pytest.fixture(scope="module")
-def started(make_release, namespace):
-    """Releases of all tests here, so that they train at once."""
-    releases = {name: make_release(name, namespace) for name in ("labelled", "longer", "other")}
-    releases["labelled"].install(LONG)
-    releases["longer"].install()
-    releases["other"].install()
-    return releases
-
-
 def ends_of(records):
-    """(attempt, status, step) of every attempt that said how it ended."""
+    """(attempt, exit code, step) of every attempt that said how it ended."""
     return [(one["attempt"][:4], one["code"], one["step"]) for one in select(records, "AttemptEnded")]
+
+
+def test_a_label_starts_nothing_anew(cluster, started, namespace):
+    release = started["endless"]
+    job, pod = release.job, master_of(release.job)
+    cluster.follow(namespace, pod, "Epoch 1/")
+    before = cluster.uid_of(namespace, pod), cluster.job(namespace, job)["metadata"]["uid"]
+
+    labels = {"commonLabels": {"team": "signs"}, "podLabels": {"cost": "low"}, "podAnnotations": {"note": "new"}}
+    notes = release.upgrade(ENDLESS, labels)
+    assert f"Nothing is started: the job {job} has these settings already." in notes
+    assert release.job == job
+    now = cluster.job(namespace, job)
+    assert now["metadata"]["labels"]["team"] == "signs"
+    assert (cluster.uid_of(namespace, pod), now["metadata"]["uid"]) == before
+    names = [one["metadata"]["name"] for one in cluster.jobs(namespace)]
+    assert [name for name in names if name.startswith("endless")] == [job]
+    assert cluster.num_created(namespace, job) == 1
+
+
+def test_an_upgrade_and_a_new_installation_take_over_in_mid_run(cluster, started, namespace, ledger):
+    """The pods before them are still at their last checkpoint by then."""
+    release = started["endless"]
+    first = master_of(release.job)
+    cluster.follow(namespace, first, "Epoch 10/")
+    more = {"config": {"num_epochs": 200_000}}
+    release.upgrade(ENDLESS, more)
+    second = master_of(release.job)
+    assert second != first
+    assert "goes on from" in cluster.follow(namespace, second, "goes on from|complete")
+    cluster.follow(namespace, second, "Epoch ")
+    cluster.wait_gone(namespace, first)
+
+    old = cluster.uid_of(namespace, second)
+    release.uninstall()
+    release.install(ENDLESS, more)
+    assert master_of(release.job) == second
+    new = cluster.pod_until(namespace, second, lambda pod: (uid := pod["metadata"]["uid"]) != old and uid)
+    assert "goes on from" in cluster.follow(namespace, second, "goes on from|complete", uid=new)
+    cluster.follow(namespace, second, "Epoch ", uid=new)
+    release.uninstall()
+    cluster.wait_gone(namespace, second)
+
+    records = ledger(namespace, "endless-store", "endless")
+    assert [one["attempt"][:4] for one in select(records, "Resumed")] == ["0002", "0003"]
+    assert all(code in (143, 171) for _, code, _ in ends_of(records)), "told to stop, or superseded"
 
 
 def test_more_epochs_go_on_from_the_last_checkpoint_and_a_rollback_finds_them_done(cluster, started, namespace, ledger):
@@ -45,15 +87,13 @@ def test_more_epochs_go_on_from_the_last_checkpoint_and_a_rollback_finds_them_do
     succeeded(second, "Succeeded")
     records = ledger(namespace, "longer-store", "longer")
     (resumed,) = select(records, "Resumed")
-    last = max(one["step"] for one in records if one["attempt"].startswith("0001"))
-    assert (resumed["step"], resumed["redone_steps"], resumed["attempt"][:4]) == (last, 0, "0002")
-    assert last == 12
+    assert (resumed["attempt"][:4], resumed["step"], resumed["redone_steps"]) == ("0002", 12, 0)
     assert ends_of(records) == [("0001", 0, 12), ("0002", 0, 20)]
     cluster.wait_gone(namespace, master_of(first))
 
     release.rollback(1)
     assert release.job == first
-    assert "longer is complete already" in cluster.follow(namespace, master_of(first), "complete")
+    assert "is complete already" in cluster.follow(namespace, master_of(first), "complete")
     succeeded(first, "Succeeded")
     assert ledger(namespace, "longer-store", "longer") == records
     cluster.wait_gone(namespace, master_of(second))
@@ -75,32 +115,3 @@ def test_another_learning_rate_is_refused_with_the_difference(cluster, started, 
     release.upgrade(other, {"config": {"num_epochs": 4, "run": {"resume_with_changes": True}}})
     cluster.job_until(namespace, release.job, "Succeeded")
     assert ends_of(ledger(namespace, "other-store", "other"))[-1] == ("0002", 0, 16)
-
-
-def test_a_label_starts_nothing_and_a_longer_run_takes_over_in_mid_run(cluster, started, namespace):
-    release = started["labelled"]
-    job, pod = release.job, master_of(release.job)
-    cluster.follow(namespace, pod, "Epoch 1/")
-    before = uid_of(cluster, namespace, pod), cluster.job(namespace, job)["metadata"]["uid"]
-    labels = {"commonLabels": {"team": "signs"}, "podLabels": {"cost": "low"}, "podAnnotations": {"note": "new"}}
-    notes = release.upgrade(LONG, labels)
-    assert f"Nothing is started: the job {job} has these settings already." in notes
-    assert release.job == job
-    now = cluster.job(namespace, job)
-    assert now["metadata"]["labels"]["team"] == "signs"
-    assert (uid_of(cluster, namespace, pod), now["metadata"]["uid"]) == before
-    mine = [
-        one["metadata"]["name"] for one in cluster.jobs(namespace) if one["metadata"]["name"].startswith("labelled")
-    ]
-    assert mine == [job]
-    assert cluster.num_created(namespace, job) == 1
-
-    release.upgrade(LONG, labels, {"config": {"num_epochs": 200_000}})
-    after = release.job
-    assert after != job
-    line = cluster.follow(namespace, master_of(after), "goes on from|complete")
-    assert "goes on from" in line
-    cluster.wait_gone(namespace, pod)
-    cluster.follow(namespace, master_of(after), "Epoch ")
-    assert cluster.num_created(namespace, after) == 1
-    release.uninstall()
