@@ -1,8 +1,9 @@
 """Runs that something is done to: started by the chart, disturbed, and compared bit for bit with the desk's.
 
-    run = Trial.start(release, cluster, s3, SHAPE)      a job whose checkpoints lie in S3
-    run.published(attempt=2)                            waits for a checkpoint of the second attempt
-    run.complete(); run.weights() == desk_weights(...)
+    trial = Trial.start(cluster, s3, release, WORKERS)     a job whose checkpoints lie in S3
+    trial.published()                                      one of the attempt under way is there
+    trial.delete_pod(trial.pod()); trial.ended(143)        that attempt is over; the next one is awaited from now on
+    trial.check_end(desk_weights(trial, 3))                Succeeded, with the weights and attempts that were to be
 
 Nothing here waits for a time: only for a checkpoint in the store, a line of a log, or a state of a pod.
 """
@@ -25,7 +26,7 @@ import yaml
 
 from tests.e2e.conftest import S3
 from tests.e2e.kube import CONTAINER, Kube, Object, container_of
-from tests.e2e.releases import Release, Values, merged
+from tests.e2e.releases import Release, Values
 from trainer.checkpoint.attempts import AttemptId, Attempts, get_json, host_of
 from trainer.checkpoint.files import FileStore
 from trainer.checkpoint.manifest import FolderName
@@ -104,21 +105,21 @@ class Trial:
     def store(self) -> Store:
         return self.s3.store()
 
-    def published(self, attempt: int | None = None, seconds: float = PATIENCE) -> FolderName:
-        """The newest checkpoint once it is of this attempt; default that which the known ends lead to."""
-        wanted = attempt or len(self.ends) + 1
+    def published(self) -> FolderName:
+        """The newest checkpoint once it is one of the attempt under way, the one after the known ends."""
+        wanted = len(self.ends) + 1
 
         def found() -> FolderName | None:
             newest = read_hint(self.store, self.name, LATEST_HINT)
             number = AttemptId.parse(newest.attempt).number if newest else 0
             assert number <= wanted, f"attempt {number} has begun, {wanted} was to be the newest: {self.story()}"
-            if number < wanted:
-                over = get_json(self.store, f"{self.name}/{COMPLETE_FILE}")
-                assert over is None, f"the run was over before attempt {wanted}: {self.story()}"
-                return None
-            return newest
+            if number == wanted:
+                return newest
+            over = get_json(self.store, f"{self.name}/{COMPLETE_FILE}")
+            assert over is None, f"the run was over before attempt {wanted}: {self.story()}"
+            return None
 
-        return self.look_for(found, seconds, f"a checkpoint of attempt {wanted}")
+        return self.look_for(found, PATIENCE, f"a checkpoint of attempt {wanted}")
 
     def look_for(self, found: Callable[[], Any], seconds: float, what: str) -> Any:
         """Ask the store, which nobody can watch, until it has an answer."""
@@ -159,9 +160,6 @@ class Trial:
         found = self.s3.records(self.name)
         return [one for one in found if attempt in (None, AttemptId.parse(one["attempt"]).number)]
 
-    def weights(self) -> str:
-        return digest(self.store, self.name)
-
     # its pods
 
     def pod(self, kind: str = "master", number: int = 0) -> str:
@@ -173,7 +171,7 @@ class Trial:
         uids = {one.metadata.name: one.metadata.uid for one in found.items}
         return Lives({pod: uids[pod] for pod in pods or sorted(uids)}, found.metadata.resource_version)
 
-    def ends_of(self, lives: Lives, seconds: float = PATIENCE) -> dict[str, Object]:
+    def ends_of(self, lives: Lives) -> dict[str, Object]:
         """How these lives ended: the container's terminated state, and the `deletionTimestamp` of the pod."""
         ends: dict[str, Object] = {}
 
@@ -183,10 +181,10 @@ class Trial:
                 ends[name] = {**state, "deletionTimestamp": pod["metadata"].get("deletionTimestamp")}
             return len(ends) == len(lives.uids)
 
-        self._until(note, seconds, f"end of {', '.join(lives.uids)}", lives.since)
+        self._until(note, f"end of {', '.join(lives.uids)}", lives.since)
         return ends
 
-    def wait_for_new(self, lives: Lives, seconds: float = PATIENCE) -> None:
+    def wait_for_new(self, lives: Lives) -> None:
         """Until other pods have taken the place of these."""
         new: set[str] = set()
 
@@ -195,22 +193,13 @@ class Trial:
             new.update([name] if lives.uids.get(name, pod["metadata"]["uid"]) != pod["metadata"]["uid"] else [])
             return len(new) == len(lives.uids)
 
-        self._until(note, seconds, f"new {', '.join(lives.uids)}", lives.since)
+        self._until(note, f"new {', '.join(lives.uids)}", lives.since)
 
     def delete_pod(self, pod: str) -> Object:
         """Delete a pod; how its container ended."""
         lives = self.lives(pod)
         self.cluster.core.delete_namespaced_pod(pod, self.release.namespace)
         return self.ends_of(lives)[pod]
-
-    @property
-    def _labels(self) -> str:
-        return f"training.kubeflow.org/job-name={self.job}"
-
-    def _until(self, note: Callable[[str, Object], bool], seconds: float, what: str, since: str) -> None:
-        list_pods = self.cluster.core.list_namespaced_pod
-        call = partial(list_pods, namespace=self.release.namespace, label_selector=self._labels)
-        self.cluster.until(call, note, seconds, what, since)
 
     def kill_rank(self, pod: str) -> None:
         """`kill -9` of a process that trains, from inside of its container."""
@@ -220,32 +209,37 @@ class Trial:
         )  # fmt: skip
         assert said.startswith("killed"), f"no rank was killed in {pod}: {said!r}"
 
-    # its end
+    @property
+    def _labels(self) -> str:
+        return f"training.kubeflow.org/job-name={self.job}"
 
-    def complete(self, seconds: float = PATIENCE) -> None:
-        """Wait for the job's success."""
-        self.cluster.job_until(self.release.namespace, self.job, "Succeeded", seconds=seconds)
+    def _until(self, note: Callable[[str, Object], bool], what: str, since: str) -> None:
+        list_pods = self.cluster.core.list_namespaced_pod
+        call = partial(list_pods, namespace=self.release.namespace, label_selector=self._labels)
+        self.cluster.until(call, note, PATIENCE, what, since)
+
+    # its end
 
     def check_end(self, desk: str) -> None:
         """Succeeded, with the weights of an undisturbed run, after the attempts that were to be."""
-        self.complete()
+        self.cluster.job_until(self.release.namespace, self.job, "Succeeded", seconds=PATIENCE)
         expected = [*self.ends, 0]
         assert self.attempts() == expected, self.story()
         codes = dict.fromkeys(record["attempt"] for record in self.records())
         codes |= {one["attempt"]: one["code"] for one in self.records() if one["event"] == "AttemptEnded"}
         assert list(codes.values()) == expected, self.story()
-        assert self.weights() == desk, self.story()
+        assert digest(self.store, self.name) == desk, self.story()
 
     def story(self) -> str:
         """For the text of a failure."""
         return f"attempts so far {self.attempts()}; {self.cluster.describe(self.release.namespace, self.job)}"
 
 
-def digest(store: Store, run: str, steps: int = STEPS) -> str:
+def digest(store: Store, run: str) -> str:
     """SHA-256 over every tensor of a run's last checkpoint, weights and optimizer, by name."""
     found = load_checkpoint(store, run)
     assert found is not None, f"run {run} has no checkpoint in {store.url}"
-    assert found.step == steps, f"the last checkpoint of run {run} is that of step {found.step}, not {steps}"
+    assert found.step == STEPS, f"the last checkpoint of run {run} is that of step {found.step}, not {STEPS}"
     total = hashlib.sha256()
     for part, tensors in sorted(found.tensors.items()):
         for name, tensor in sorted(tensors.items()):
@@ -260,10 +254,10 @@ def settings_of(release: Release) -> Values:
     return yaml.safe_load(text)
 
 
-def desk_weights(trial: Trial, num_processes: int, *changes: Values) -> str:
+def desk_weights(trial: Trial, num_processes: int) -> str:
     """Digest of the same training by torchrun here, undisturbed."""
     settings = {key: value for key, value in settings_of(trial.release).items() if key not in ("run", "s3")}
-    return _train_here(yaml.safe_dump(merged(settings, *changes)), num_processes)
+    return _train_here(yaml.safe_dump(settings), num_processes)
 
 
 @cache

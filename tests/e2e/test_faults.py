@@ -14,7 +14,6 @@ from tests.e2e.kube import container_of
 from tests.e2e.runs import ELASTIC, ONE_POD, PATIENCE, WORKERS, Trial, desk_weights
 
 STOPPED, LOST_PEER, KILLED, GAVE_UP = 143, 170, 137, 4
-GRACE_SECONDS = 120
 S3_SERVER = os.environ.get("E2E_S3_DEPLOYMENT", "s3/s3")
 """Namespace and name of the S3 server's Deployment."""
 
@@ -90,8 +89,7 @@ class TestOnePod:
     @pytest.fixture(scope="class")
     @staticmethod
     def trial(cluster, s3, make_release, namespaces):
-        values = {"terminationGracePeriodSeconds": GRACE_SECONDS}
-        return Trial.start(cluster, s3, make_release("one", namespaces[0]), ONE_POD, values)
+        return Trial.start(cluster, s3, make_release("one", namespaces[0]), ONE_POD)
 
     def test_a_stop_publishes_within_the_grace_period(self, trial):
         trial.published()
@@ -108,10 +106,9 @@ class TestOnePod:
         trial.published()
         lives = trial.lives()
         restart_s3(cluster, trial)
-        said = lambda: [one for one in trial.records(len(trial.ends) + 1) if one["event"] == "CheckpointFailed"]  # noqa: E731
-        failed = trial.look_for(said, PATIENCE, "the failure in the ledger")[-1]
-        later = lambda: trial.published().step > failed["step"]  # noqa: E731
-        trial.look_for(later, PATIENCE, f"a checkpoint after step {failed['step']}")
+        failures = lambda: [one["step"] for one in trial.records() if one["event"] == "CheckpointFailed"]  # noqa: E731
+        step = trial.look_for(failures, PATIENCE, "the failure in the ledger")[-1]
+        trial.look_for(lambda: trial.published().step > step, PATIENCE, f"a checkpoint after step {step}")
         assert trial.lives().uids == lives.uids
 
     def test_the_weights_are_those_of_an_undisturbed_run(self, trial):

@@ -146,7 +146,7 @@ def watch_start(cluster, namespace, job, pods):
 
 
 def marks_of(log):
-    """By name the first and the last time it was over, each as (begun, ended)."""
+    """By name, in order, (begun, ended) of each time that it happened; the first `python` is the launcher's."""
     found = {}
     for line in log.splitlines():
         if line.startswith("mark "):
@@ -156,7 +156,7 @@ def marks_of(log):
 
 
 def parts(applied, seen, marks):
-    """Seconds of each part; they follow each other without a gap, `of these torch` lies within import."""
+    """Seconds of each part; they follow each other without a gap. With `precision.compile` the first batch compiles."""
     begun = marks["python"][0][0]
     ends = {
         "scheduling": seen["scheduled"],
