@@ -35,6 +35,10 @@ class InfrastructureError(TrainerError):
     exit_code = 170
 
 
+class PeerLostError(InfrastructureError):
+    """Another process of this run is gone or silent: killed for memory, say, together with its node or alone."""
+
+
 class StoreRefusedError(InfrastructureError):
     """The store answers and says no (keys, rights, bucket, clock); as it stands a retry will not help."""
 

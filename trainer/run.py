@@ -1,11 +1,15 @@
 """One attempt of a run, from settings to exit code: what every door that trains goes through.
 
-    settings ─► data ─► world ─► task ─► run (store, attempt) ─► listeners ─► job ─► fit ─► finish ─► end of the attempt
+    settings ─► world ─► run (store, attempt), listeners ─► data, task ─► job ─► fit ─► finish ─► end of the attempt
 
-Whatever happens, the end of the attempt is in the store, unless the process was killed.
+Whatever happens, the end of the attempt is in the store, unless the process was killed. A run with a name is opened
+before its data, so that a complete one fetches nothing and one that never survives its data gives up. A start without
+a name asks for its data first: what has none makes no run.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -30,9 +34,9 @@ from trainer.engine.setup import Parts, assemble, build_parts
 from trainer.engine.stop import StopRequests, signals_ask
 from trainer.engine.task import Task
 from trainer.engine.world import World, is_peer_loss, join_world
-from trainer.errors import InfrastructureError, RunError, Stopped, SupersededError, TrainerError
+from trainer.errors import InfrastructureError, PeerLostError, RunError, Stopped, SupersededError, TrainerError
 from trainer.finish import finish
-from trainer.tasks.registry import load
+from trainer.tasks.registry import load, rules_of
 from trainer.tasks.remote import fetch
 from trainer.telemetry.bus import Bus
 from trainer.telemetry.events import AttemptEnded, Event, Metrics, Noted, TimeAccounted
@@ -59,6 +63,9 @@ class Attempt:
     """What the first rank holds besides the job; the other ranks have an empty one."""
 
     stop: StopRequests
+    world: World = field(default_factory=World)
+    name: str = ""
+    """Of the run, on every rank, once it is open."""
     clock: Clock = field(default_factory=Clock)
     run: Run | None = None
     bus: Bus = field(default_factory=Bus)
@@ -70,7 +77,7 @@ class Attempt:
     history: list[Record] = field(default_factory=list)
     """Ledger records of earlier attempts."""
 
-    def end(self, code: int, reason: str) -> None:
+    def end(self, code: int, reason: str, *, has_lost_peer: bool = False) -> None:
         """Write the last record of the attempt and let go of everything; safe after any failure."""
         if self.run is None:
             return
@@ -86,7 +93,7 @@ class Attempt:
         self.bus.emit(AttemptEnded(epoch=cursor.epoch, step=cursor.step, code=code, reason=reason, seconds=seconds))
         self.bus.close()
         if not self.is_superseded and self.stop.seconds_left() != 0:
-            self.run.end(code, reason)
+            self.run.end(code, reason, has_lost_peer=has_lost_peer)
 
     def _share_of_grace(self) -> float | None:
         """Half of the time that is left before this process is killed; None where nobody is going to."""
@@ -96,46 +103,75 @@ class Attempt:
 
 def train_settings(settings: CommonSettings) -> Finished:
     """Train the task of the settings. Raises the errors of `trainer.errors`, Stopped among them."""
-    fetch(settings)
-    world = join_world(settings)
+    attempt = begin_attempt(settings)
     try:
-        task = make_task(settings, world)
-        return train_task(task, settings, world)
+        with ends_recorded(attempt, settings):
+            with attempt.stop.at_once():
+                attempt.world = join_world(settings)
+            if settings.run.name and (done := open_on_first(settings, attempt)):
+                return done
+            with attempt.stop.at_once():
+                task = make_task(settings, attempt.world)
+            return go_through(task, settings, attempt)
     finally:
-        world.leave()
+        attempt.world.leave()
+
+
+def train_task(task: Task, settings: CommonSettings, world: World, parts: Parts | None = None) -> Finished:
+    """One attempt of a task whose data are open; `parts` are what a caller of `train(...)` brings along."""
+    attempt = begin_attempt(settings, world)
+    with ends_recorded(attempt, settings):
+        return go_through(task, settings, attempt, parts)
+
+
+def begin_attempt(settings: CommonSettings, world: World | None = None) -> Attempt:
+    """An attempt that has nothing yet but its clock."""
+    stop = StopRequests(settings.run.deadline_seconds, settings.run.grace_seconds)
+    return Attempt(stop=stop, world=world or World())
+
+
+@contextmanager
+def ends_recorded(attempt: Attempt, settings: CommonSettings) -> Iterator[None]:
+    """Whatever ends the attempt is written to the store; errors leave as the ones a user should see."""
+    try:
+        with signals_ask(attempt.stop):
+            yield
+    except BaseException as error:
+        known = translate(error, settings, attempt.world)
+        reason = str(known) or type(known).__name__
+        attempt.end(getattr(known, "exit_code", 1), reason, has_lost_peer=isinstance(known, PeerLostError))
+        if known is error:
+            raise
+        raise known from error
+    attempt.end(0, "complete")
 
 
 def make_task(settings: CommonSettings, world: World) -> Task:
     """The task with its data; the first rank opens them first, because opening may pack them into a cache."""
+    if fetch(settings):
+        world.wait_for_slowest()
     create = load(settings.task).create
     task: Task | None = create(settings) if world.is_first else None
     world.wait_for_all()
     return task or create(settings)
 
 
-def train_task(task: Task, settings: CommonSettings, world: World, parts: Parts | None = None) -> Finished:
-    """One attempt of a task whose data are open; `parts` are what a caller of `train(...)` brings along."""
-    attempt = Attempt(stop=StopRequests(settings.run.deadline_seconds, settings.run.grace_seconds))
-    try:
-        with signals_ask(attempt.stop):
-            finished = go_through(task, settings, world, attempt, parts)
-    except BaseException as error:
-        known = translate(error, settings, world)
-        attempt.end(getattr(known, "exit_code", 1), str(known) or type(known).__name__)
-        if known is error:
-            raise
-        raise known from error
-    attempt.end(0, "complete")
-    return finished
+def open_on_first(settings: CommonSettings, attempt: Attempt, model_name: str = "") -> Finished | None:
+    """The first rank opens the run; the result if it is complete already, on every rank."""
+    if attempt.world.is_first:
+        open_attempt(settings, attempt, model_name)
+    run = attempt.run
+    attempt.name, is_complete = attempt.world.share((run.name, run.is_complete) if run else None)
+    return complete_already(settings, attempt) if is_complete else None
 
 
-def go_through(task: Task, settings: CommonSettings, world: World, attempt: Attempt, parts: Parts | None) -> Finished:
+def go_through(task: Task, settings: CommonSettings, attempt: Attempt, parts: Parts | None = None) -> Finished:
     """The attempt proper."""
-    if world.is_first:
-        open_attempt(task, settings, world, attempt)
-    name, is_complete = world.share((attempt.run.name, attempt.run.is_complete) if attempt.run else None)
-    if is_complete:
-        return complete_already(settings, attempt, name)
+    world = attempt.world
+    if not attempt.name and (done := open_on_first(settings, attempt, task.model_name)):
+        return done
+    if attempt.run:
+        attempt.publisher = make_publisher(attempt.run, settings.checkpoint, attempt.bus, world.size)
     if settings.run.init_from and world.share(bool(select(attempt.history, "CheckpointPublished"))):
         settings.run.init_from = None  # the run has weights of its own, and the file may be gone
     parts = parts or build_parts(task, settings, world)
@@ -152,20 +188,24 @@ def go_through(task: Task, settings: CommonSettings, world: World, attempt: Atte
     if outcome.code:
         raise _STOPS[outcome.code](outcome.reason)
     results, paths = finish(job, attempt.ledger)
-    return Finished(name, results, paths)
+    return Finished(attempt.name, results, paths)
 
 
-def complete_already(settings: CommonSettings, attempt: Attempt, name: str) -> Finished:
+def complete_already(settings: CommonSettings, attempt: Attempt) -> Finished:
     """Nothing is left to do; where everything is stands in COMPLETE."""
     if attempt.run is None:
-        return Finished(name)
+        return Finished(attempt.name)
     record = get_json(attempt.run.store, attempt.run.key(COMPLETE_FILE)) or {}
-    print(f"run {name} in {settings.run.store} is complete already; more num_epochs or max_steps go on with it")
-    return Finished(name, paths=record.get("paths", {}))
+    where = f"run {attempt.name} in {settings.run.store}"
+    print(f"{where} is complete already; more num_epochs or max_steps go on with it")
+    return Finished(attempt.name, paths=record.get("paths", {}))
 
 
-def open_attempt(task: Task, settings: CommonSettings, world: World, attempt: Attempt) -> None:
-    """Open the store, find or make the run, and set up who listens. First rank only."""
+def open_attempt(settings: CommonSettings, attempt: Attempt, model_name: str) -> None:
+    """Open the store, find or make the run, and set up who listens. First rank only.
+
+    `model_name` becomes part of the name of a run that has none.
+    """
     store = open_store(settings.run.store, settings.s3)
     flat = matters(settings)
     early: list[Event] = []
@@ -173,7 +213,7 @@ def open_attempt(task: Task, settings: CommonSettings, world: World, attempt: At
     attempt.run = open_run(
         store,
         name=settings.run.name,
-        default_name=f"{settings.task}-{task.model_name}-{stamp}",
+        default_name=f"{settings.task}-{model_name}-{stamp}",
         task=settings.task,
         config=settings.model_dump(mode="json"),
         matters=flat,
@@ -195,14 +235,13 @@ def open_attempt(task: Task, settings: CommonSettings, world: World, attempt: At
         run=run.name,
         attempt=run.attempt,
         folder=store.path / run.name if isinstance(store, FileStore) else None,
-        rules=getattr(task, "rules", None),
+        rules=rules_of(settings.task),
         history=attempt.history,
     )
     attempt.bus.add(*found)
     for event in early:  # said before anybody could listen
         attempt.bus.emit(event)
     attempt.ledger = next(listener for listener in found if isinstance(listener, Ledger))
-    attempt.publisher = make_publisher(run, settings.checkpoint, attempt.bus, world.size)
 
 
 def make_publisher(run: Run, settings: CheckpointSettings, bus: Bus, world_size: int) -> Publisher:
@@ -230,5 +269,5 @@ def translate(error: BaseException, settings: CommonSettings, world: World) -> B
             f"{settings.accumulation}; raise accumulation or lower batch_size"
         )
     if world.size > 1 and is_peer_loss(error):
-        return InfrastructureError(f"lost another process of this run: {str(error).splitlines()[0]}")
+        return PeerLostError(f"lost another process of this run: {str(error).splitlines()[0]}")
     return error

@@ -76,7 +76,7 @@ TRAINING = {
 }
 OWN_SHARE = 1.5
 """The trainer's own part may be so many imports of torch, and its first batch."""
-OWN = ("launcher", "import", "rendezvous", "data", "run", "model", "first batch")
+OWN = ("launcher", "import", "rendezvous", "run", "data", "model", "first batch")
 TRIES = 3
 """Of a bound on seconds: another process on the node may have been in the way."""
 TORCH = ("torch", "torch._dynamo")
@@ -164,8 +164,8 @@ def parts(applied, seen, marks):
         "launcher": marks["python"][1][0],
         "import": marks["join_world"][0][0],
         "rendezvous": marks["join_world"][0][1],
+        "run": marks["open_attempt"][0][1] if "open_attempt" in marks else marks["join_world"][0][1],
         "data": marks["make_task"][0][1],
-        "run": marks["open_attempt"][0][1] if "open_attempt" in marks else marks["make_task"][0][1],
         "model": marks["build_parts"][0][1],
         "first batch": marks["train_step"][0][1],
     }

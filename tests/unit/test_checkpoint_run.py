@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from trainer.checkpoint.attempts import AttemptId, Attempts
+from trainer.checkpoint.attempts import AttemptId, Attempts, dead_in_a_row
 from trainer.checkpoint.files import FileStore
 from trainer.checkpoint.run import open_run
 from trainer.errors import InfrastructureError, RunError, SettingsError, SupersededError
@@ -96,8 +96,23 @@ def test_a_folder_that_vanished_is_infrastructure(store):
         run.check_owner()
 
 
-def test_changed_settings_are_refused_with_each_difference_and_nothing_is_written(store):
+def publish(store, run, step=7):
+    folder = f"r/checkpoints/{step:012d}-{run.attempt}"
+    store.put(f"{folder}/MANIFEST.json", [b"{}"])
+
+
+def test_a_run_without_a_checkpoint_takes_other_settings(store):
+    """What was wrong in them may be why there is none."""
     start(store)
+    events = []
+    publish(store, start(store, events, digest="d2", matters={"optim.lr": 0.002}))
+    assert any("optim.lr: 0.001 -> 0.002" in event.text for event in events)
+    with pytest.raises(RunError, match=r"optim\.lr: 0\.002 -> 0\.003"):
+        start(store, digest="d3", matters={"optim.lr": 0.003})
+
+
+def test_changed_settings_are_refused_with_each_difference_and_nothing_is_written(store):
+    publish(store, start(store))
     before = tree(store)
     with pytest.raises(RunError) as caught:
         start(store, digest="d2", matters={"optim.lr": 0.002, "model.size": "t"})
@@ -240,7 +255,7 @@ def test_an_attempt_that_ended_by_itself_or_published_breaks_the_row(store):
     start(store).end(170, "store away")
     killed = start(store)
     start(store)
-    assert len(Attempts.read(store, "r").killed_in_a_row()) == 2
+    assert len(dead_in_a_row(store, "r", Attempts.read(store, "r"))) == 2
     with pytest.raises(RunError):
         start(store, max_dead_attempts=2)
     folder = f"r/checkpoints/{7:012d}-{killed.attempt}"
@@ -249,6 +264,13 @@ def test_an_attempt_that_ended_by_itself_or_published_breaks_the_row(store):
         start(store, max_dead_attempts=2)
     store.put(f"{folder}/MANIFEST.json", [b"{}"])
     start(store, max_dead_attempts=2)
+
+
+def test_an_attempt_that_lost_another_process_is_as_dead_as_a_killed_one(store):
+    start(store)
+    start(store).end(170, "lost another process of this run", has_lost_peer=True)
+    with pytest.raises(RunError, match="the last 2 attempts were killed"):
+        start(store, max_dead_attempts=2)
 
 
 def test_the_end_of_an_attempt_is_safe_when_the_store_has_failed(store, monkeypatch):

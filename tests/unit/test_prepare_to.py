@@ -4,11 +4,10 @@ import shutil
 
 import pytest
 
-import trainer.run
 from trainer.checkpoint.files import FileStore
 from trainer.cli import main, packing
 from trainer.config.signs import SignsSettings
-from trainer.errors import DataError, Stopped
+from trainer.errors import DataError
 from trainer.tasks.data_index import INDEX
 from trainer.tasks.registry import load
 from trainer.tasks.signs.packed import Recordings
@@ -166,17 +165,3 @@ def test_every_door_to_recordings_goes_through_the_store(original, monkeypatch):
     task = load("signs").create(settings)
     assert (task.recordings.path, settings.data.path) == (original, URL)
     assert [name for name, _ in load("signs", "folds").folds(settings)] == ["01", "02"]
-
-
-def test_data_are_fetched_before_the_ranks_meet(monkeypatch):
-    done = []
-
-    def meet(settings):
-        done.append("met")
-        raise Stopped("enough")
-
-    monkeypatch.setattr(trainer.run, "fetch", lambda settings: done.append(settings.data.path))
-    monkeypatch.setattr(trainer.run, "join_world", meet)
-    with pytest.raises(Stopped):
-        trainer.run.train_settings(SignsSettings(data={"path": URL}))
-    assert done == [URL, "met"]

@@ -15,6 +15,7 @@ import secrets
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from trainer.checkpoint.manifest import software, utc_now
@@ -67,15 +68,6 @@ class Attempts:
                 (ended if match[3] else begun).add(AttemptId(int(match[1]), match[2]))
         return cls(tuple(sorted(begun)), frozenset(ended))
 
-    def killed_in_a_row(self) -> list[AttemptId]:
-        """The newest attempts that did not end by themselves, newest first, up to one that did."""
-        row: list[AttemptId] = []
-        for attempt in reversed(self.begun):
-            if attempt in self.ended:
-                break
-            row.append(attempt)
-        return row
-
 
 def begin(store: Store, run: str, attempt: AttemptId, config_digest: str) -> None:
     """Write the record of a new attempt; from here on it owns the run."""
@@ -90,9 +82,10 @@ def begin(store: Store, run: str, attempt: AttemptId, config_digest: str) -> Non
     put_json(store, f"{run}/attempts/{attempt}.json", record, only_new=True)
 
 
-def end(store: Store, run: str, attempt: AttemptId, code: int, reason: str) -> None:
+def end(store: Store, run: str, attempt: AttemptId, code: int, reason: str, *, has_lost_peer: bool = False) -> None:
     """Write that an attempt ended by itself, and how."""
-    put_json(store, f"{run}/attempts/{attempt}.end.json", {"ended": utc_now(), "code": code, "reason": reason})
+    record = {"ended": utc_now(), "code": code, "reason": reason, "has_lost_peer": has_lost_peer}
+    put_json(store, f"{run}/attempts/{attempt}.end.json", record)
 
 
 def host_of(store: Store, run: str, attempt: AttemptId) -> str | None:
@@ -139,14 +132,24 @@ def _is_process(number: int | None) -> bool:
     return True
 
 
-def check_dead_budget(store: Store, run: str, attempts: Attempts, published_by: set[str], limit: int) -> None:
-    """Give up when the last `limit` attempts were killed and none of them published. Raises RunError."""
-    killed = attempts.killed_in_a_row()
-    fruitless = 0
-    for attempt in killed:
-        if str(attempt) in published_by:
-            break
-        fruitless += 1
+def dead_in_a_row(store: Store, run: str, attempts: Attempts) -> list[AttemptId]:
+    """The newest attempts that were killed, newest first, up to one that ended for another reason.
+
+    Where another process of the attempt was killed, this one could still say so; it is as dead.
+    """
+    row: list[AttemptId] = []
+    for attempt in reversed(attempts.begun):
+        if attempt in attempts.ended:
+            record = get_json(store, f"{run}/attempts/{attempt}.end.json")
+            if not (record and record.get("has_lost_peer")):
+                break
+        row.append(attempt)
+    return row
+
+
+def check_dead_budget(store: Store, run: str, dead: list[AttemptId], published_by: set[str], limit: int) -> None:
+    """Give up when the last `limit` attempts are dead and none of them published. Raises RunError."""
+    fruitless = len(list(takewhile(lambda attempt: str(attempt) not in published_by, dead)))
     if fruitless >= limit:
         raise RunError(
             f"run {run} in {store.url}: the last {fruitless} attempts were killed without a new checkpoint (out of "

@@ -91,14 +91,14 @@ class Run:
         if (get_json(self.store, self.key(RUN_FILE)) or {}).get("made_by") != made["made_by"]:
             put_json(self.store, self.key(RUN_FILE), made)
 
-    def end(self, code: int, reason: str) -> None:
-        """Write that this attempt ended by itself; without it the next start counts it as killed.
+    def end(self, code: int, reason: str, *, has_lost_peer: bool = False) -> None:
+        """Write that this attempt ended by itself; without it the next start counts it as dead.
 
         A store that fails here is why most attempts end that way: its error is known by then and is not raised again.
         """
         if not self.is_complete:
             with suppress(InfrastructureError):
-                lives.end(self.store, self.name, self.id, code, reason)
+                lives.end(self.store, self.name, self.id, code, reason, has_lost_peer=has_lost_peer)
         self.store.release(self.key(OWNER_LOCK))
 
     def complete(self, record: dict[str, Any]) -> None:
@@ -163,7 +163,9 @@ def open_run(
     run.is_complete = _covers(get_json(store, run.key(COMPLETE_FILE)), length)
     if run.is_complete:
         return run
-    lives.check_dead_budget(store, target, attempts, _publishers(run, attempts, max_dead_attempts), max_dead_attempts)
+    dead = lives.dead_in_a_row(store, target, attempts)
+    if len(dead) >= max_dead_attempts:
+        lives.check_dead_budget(store, target, dead, _publishers(store, target), max_dead_attempts)
     run.owns_lock = store.claim(run.key(OWNER_LOCK))
     if found is not None:
         _record_changes(start, run, changed)
@@ -252,7 +254,10 @@ def _numbered(name: str) -> Iterator[str]:
 
 
 def _agreement(start: _Start, name: str) -> list[str]:
-    """What differs between the settings of a run and those of this start; refused unless that was asked for."""
+    """What differs between the settings of a run and those of this start.
+
+    Refused unless that was asked for, or the run has nothing yet that the old settings made (no checkpoint).
+    """
     record = _read_record(start.store, name)
     assert record is not None
     if record.get("task") != start.task:
@@ -261,7 +266,7 @@ def _agreement(start: _Start, name: str) -> list[str]:
     if record.get("digest") == start.digest:
         return []
     changed = differences(record.get("matters", {}), json.loads(json.dumps(start.matters)))
-    if changed and not start.resume_with_changes:
+    if changed and not start.resume_with_changes and _publishers(start.store, name):
         raise RunError(
             f"run {name} in {start.store.url} was made with other settings: {'; '.join(changed)}. "
             "Choose another run.name, or go on with the new ones by --resume-with-changes"
@@ -321,13 +326,12 @@ def _covers(complete: dict[str, Any] | None, length: dict[str, int | None]) -> b
     return True
 
 
-def _publishers(run: Run, attempts: Attempts, limit: int) -> set[str]:
-    """The attempts whose checkpoints are there; looked up only when the budget may be used up."""
-    if len(attempts.killed_in_a_row()) < limit:
-        return set()
+def _publishers(store: Store, run: str) -> set[str]:
+    """The attempts whose checkpoints are there."""
     found: set[str] = set()
-    for entry in run.store.entries(run.key(CHECKPOINTS)):
-        folder, _, file = entry.key.removeprefix(run.key(CHECKPOINTS)).partition("/")
+    prefix = f"{run}/{CHECKPOINTS}"
+    for entry in store.entries(prefix):
+        folder, _, file = entry.key.removeprefix(prefix).partition("/")
         name = FolderName.parse(folder)
         if name and file == "MANIFEST.json":
             found.add(name.attempt)

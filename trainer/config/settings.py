@@ -33,7 +33,7 @@ class RunSettings(Section):
     grace_seconds: float = setting(30.0, gt=0, matters=False)
     """Time between being told to stop (SIGTERM) and being killed; in a pod its `terminationGracePeriodSeconds`."""
     max_dead_attempts: int = setting(5, ge=1, matters=False)
-    """Attempts killed in a row without a new checkpoint after which the next start gives up (exit 4)."""
+    """Attempts in a row that were killed or lost a process, without a new checkpoint; the next start gives up (4)."""
 
 
 class OptimSettings(Section):

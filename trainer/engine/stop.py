@@ -26,6 +26,7 @@ class StopRequests:
         self.code: int | None = None
         self._grace_seconds = grace_seconds
         self._signalled_at: float | None = None
+        self._at_once = False
         self._lock = threading.Lock()
         self._deadline = None if deadline_seconds is None else time.monotonic() + deadline_seconds
 
@@ -44,6 +45,19 @@ class StopRequests:
         if self._signalled_at is None:
             self._signalled_at = time.monotonic()
         self.ask(f"told to stop by {name}", Stopped.exit_code)
+        if self._at_once:
+            raise Stopped(self.reason)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Where there are no steps: a signal to stop raises Stopped in the main thread instead of waiting for one."""
+        self._at_once = True
+        try:
+            if self._signalled_at is not None:
+                raise Stopped(self.reason)
+            yield
+        finally:
+            self._at_once = False
 
     def seconds_left(self, reserve: float = 0.0) -> float | None:
         """What is left of the grace period, less a share `reserve` of it; None where nobody is going to kill us."""

@@ -17,6 +17,8 @@ from torch import Tensor
 from trainer.config.settings import CommonSettings
 from trainer.errors import InfrastructureError, SettingsError
 
+_SLOWEST = timedelta(days=1)
+
 
 @dataclass(frozen=True)
 class World:
@@ -64,6 +66,16 @@ class World:
         """Return when every rank has arrived."""
         if self.size > 1:
             dist.barrier()
+
+    def wait_for_slowest(self) -> None:
+        """Return when every rank has arrived, however much later: after downloads, which have time limits of their own.
+
+        Needs a group of its own, because the time limit of a collective belongs to its group.
+        """
+        if self.size > 1:
+            group = dist.new_group(backend="gloo", timeout=_SLOWEST)
+            never_destroy(group)
+            dist.barrier(group)
 
     def leave(self) -> None:
         """Close the process group if we made it."""

@@ -31,14 +31,16 @@ def is_url(path: str) -> bool:
     return "://" in path
 
 
-def fetch(settings: CommonSettings) -> None:
-    """Bring the data of a run to this node, if they lie in a store.
+def fetch(settings: CommonSettings) -> bool:
+    """Bring the data of a run to this node, if they lie in a store; says whether they do.
 
-    Called before the ranks meet, because a long download would run into the time-out of a collective.
+    Nodes are done at different times, by more than a collective waits.
     """
     path: str | None = getattr(getattr(settings, "data", None), "path", None)
-    if path is not None and is_url(path):
-        local_path(path, settings)
+    if path is None or not is_url(path):
+        return False
+    local_path(path, settings)
+    return True
 
 
 def local_path(url: str, settings: CommonSettings, *, verify: bool = False) -> Path:
