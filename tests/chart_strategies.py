@@ -11,7 +11,7 @@ from functools import cache
 from hypothesis import strategies as st
 
 from charts.tools import schema
-from tests.chart_values import ELASTIC, KEYS, S3, at, merged
+from tests.chart_values import ELASTIC, KEYS, RULED, S3, SCRAPED, SHOWN, at, merged
 
 RESTRICTED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 CONTAINER = {
@@ -47,6 +47,7 @@ PASSED_ON = {
         None,
     ],
     "networkPolicy.s3To": [[{"ipBlock": {"cidr": "10.0.0.0/8"}}], [{"namespaceSelector": {}}]],
+    "monitoring.endpoint": [{"scrapeTimeout": "5s"}, {"honorLabels": True}, None],
     "networkPolicy.extraIngress": [[{"from": [{"podSelector": SELECTOR}]}], [{}]],
     "networkPolicy.extraEgress": [[{"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}], "ports": [{"port": 443}]}]],
     "extraEnv": [
@@ -77,6 +78,7 @@ SHAPES = [
     merged(KEYS, {"networkPolicy": {"enabled": True}}),
     merged(S3, {"s3": {"accessKeyId": "a", "secretAccessKey": "b"}}),
     {"networkPolicy": {"enabled": True}, "monitoring": {"enabled": True}, "podDisruptionBudget": {"enabled": True}},
+    merged(SCRAPED, RULED, SHOWN),
     {"preset": "none", "data": {"existingClaim": "recordings"}, "cache": {"existingClaim": "cache"}},
     {"gpu": {"count": 2}, "workloadIdentity": {"aws": {"roleArn": "arn:aws:iam::1:role/a", "audience": "sts"}}},
 ]

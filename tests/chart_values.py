@@ -8,6 +8,10 @@ KEYS = {**S3, "s3": {"existingSecret": "keys"}}
 ELASTIC = {"elastic": {"enabled": True}, "worker": {"replicas": 2}}
 CONTAINER = {"name": "more", "image": "busybox:1.36"}
 NETWORK = {"networkPolicy": {"enabled": True}}
+SCRAPED = {"monitoring": {"requireApi": False, "podMonitor": {"enabled": True}}}
+RULED = {"monitoring": {"requireApi": False, "prometheusRule": {"enabled": True}}}
+SHOWN = {"monitoring": {"dashboards": {"configMaps": {"enabled": True}}}}
+OF_GRAFANA = {"monitoring": {"requireApi": False, "dashboards": {"grafanaDashboards": {"enabled": True}}}}
 REFUSED = "is refused"
 """In place of a difference: the value makes the chart say no, which is its effect."""
 
@@ -103,13 +107,30 @@ EFFECTS = {
     "networkPolicy.enabled": (True, {}),
     "networkPolicy.s3Ports": ([9000], {**KEYS, **NETWORK}),
     "networkPolicy.s3To": ([{"ipBlock": {"cidr": "10.0.0.0/8"}}], {**KEYS, **NETWORK}),
-    "networkPolicy.monitoringNamespace": ("prometheus", {**NETWORK, "monitoring": {"enabled": True}}),
+    "networkPolicy.monitoringNamespace": ("prometheus", NETWORK),
     "networkPolicy.extraIngress": ([{"ports": [{"port": 22}]}], NETWORK),
     "networkPolicy.extraEgress": ([{"ports": [{"port": 22}]}], NETWORK),
     "podDisruptionBudget.enabled": (True, {}),
     "podDisruptionBudget.minAvailable": (2, {"podDisruptionBudget": {"enabled": True}, "worker": {"replicas": 2}}),
-    "monitoring.enabled": (True, {}),
-    "monitoring.port": (9191, {"monitoring": {"enabled": True}}),
+    "monitoring.enabled": (False, {}),
+    "monitoring.port": (9191, {}),
+    "monitoring.requireApi": (True, SCRAPED, REFUSED),
+    "monitoring.namespace": ("monitoring", SCRAPED),
+    "monitoring.labels": ({"release": "kube-prometheus-stack"}, RULED),
+    "monitoring.intervalSeconds": (30, SCRAPED),
+    "monitoring.endpoint": ({"scrapeTimeout": "5s"}, SCRAPED),
+    "monitoring.podMonitor.enabled": (True, {"monitoring": {"requireApi": False}}),
+    "monitoring.serviceMonitor.enabled": (True, {"monitoring": {"requireApi": False}}),
+    "monitoring.annotations.enabled": (True, {}),
+    "monitoring.prometheusRule.enabled": (True, {"monitoring": {"requireApi": False}}),
+    "monitoring.prometheusRule.runbookUrl": ("https://git.example.org/charts/trainer/README.md", RULED),
+    "monitoring.dashboards.folder": ("Signs", SHOWN),
+    "monitoring.dashboards.configMaps.enabled": (True, {}),
+    "monitoring.dashboards.configMaps.label": ("dashboards", SHOWN),
+    "monitoring.dashboards.configMaps.labelValue": ("yes", SHOWN),
+    "monitoring.dashboards.configMaps.folderAnnotation": ("folder", SHOWN),
+    "monitoring.dashboards.grafanaDashboards.enabled": (True, {"monitoring": {"requireApi": False}}),
+    "monitoring.dashboards.grafanaDashboards.instanceSelector": ({"grafana": "main"}, OF_GRAFANA),
     "test.enabled": (False, {}),
     "test.resources": ({"limits": {"cpu": 1}}, {}),
     "extraEnv": ([{"name": "A", "value": "b"}], {}),

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-pytest_plugins = ["tests.s3.fixtures"]
+pytest_plugins = ["tests.prometheus.fixtures", "tests.s3.fixtures"]
 
 hypothesis.settings.register_profile("trainer", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.load_profile("trainer")

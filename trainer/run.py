@@ -7,14 +7,10 @@ before its data, so that a complete one fetches nothing and one that never survi
 a name asks for its data first: what has none makes no run.
 """
 
-import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-import torch
-
+from trainer.attempt import Attempt, begin_attempt, ends_recorded, export_metrics
 from trainer.checkpoint.attempts import get_json
 from trainer.checkpoint.files import FileStore
 from trainer.checkpoint.outage import Retry
@@ -25,24 +21,21 @@ from trainer.checkpoint.stores import open_store
 from trainer.config.digest import digest, matters
 from trainer.config.notes import notes
 from trainer.config.settings import CheckpointSettings, CommonSettings
-from trainer.engine.clock import Clock
-from trainer.engine.cursor import Cursor
 from trainer.engine.describe import run_started
 from trainer.engine.fit import fit
 from trainer.engine.job import Job
 from trainer.engine.setup import Parts, assemble, build_parts
-from trainer.engine.stop import StopRequests, signals_ask
 from trainer.engine.task import Task
-from trainer.engine.world import World, is_peer_loss, join_world
-from trainer.errors import InfrastructureError, PeerLostError, RunError, Stopped, SupersededError, TrainerError
+from trainer.engine.world import World, join_world
+from trainer.errors import InfrastructureError, RunError, Stopped, SupersededError, TrainerError
 from trainer.finish import finish
 from trainer.tasks.registry import load, rules_of
 from trainer.tasks.remote import fetch
 from trainer.telemetry.bus import Bus
-from trainer.telemetry.events import AttemptEnded, Event, Metrics, Noted, TimeAccounted
+from trainer.telemetry.events import Event, Metrics, Noted, SamplesLeftOut
 from trainer.telemetry.ledger import Ledger
 from trainer.telemetry.listeners import listeners
-from trainer.telemetry.reading import Record, highest, read_run, select
+from trainer.telemetry.reading import highest, read_run, select
 
 _STOPS: dict[int, type[TrainerError]] = {
     error.exit_code: error for error in (Stopped, InfrastructureError, SupersededError, RunError)
@@ -56,49 +49,6 @@ class Finished:
     run: str
     results: dict[str, Metrics] = field(default_factory=dict)
     paths: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass
-class Attempt:
-    """What the first rank holds besides the job; the other ranks have an empty one."""
-
-    stop: StopRequests
-    world: World = field(default_factory=World)
-    name: str = ""
-    """Of the run, on every rank, once it is open."""
-    clock: Clock = field(default_factory=Clock)
-    run: Run | None = None
-    bus: Bus = field(default_factory=Bus)
-    publisher: Publisher | None = None
-    job: Job | None = None
-    ledger: Ledger | None = None
-    is_superseded: bool = False
-    """A newer attempt owns the run: nothing more may be written, not even this attempt's own end."""
-    history: list[Record] = field(default_factory=list)
-    """Ledger records of earlier attempts."""
-
-    def end(self, code: int, reason: str, *, has_lost_peer: bool = False) -> None:
-        """Write the last record of the attempt and let go of everything; safe after any failure."""
-        if self.run is None:
-            return
-        self.is_superseded = code == SupersededError.exit_code
-        if self.publisher:
-            self.publisher.close(self._share_of_grace())
-            self.publisher.poll()
-        if self.ledger:
-            self.ledger.end_seconds = min(self.ledger.end_seconds, self._share_of_grace() or math.inf)
-        cursor = self.job.cursor if self.job else Cursor()
-        self.bus.emit(TimeAccounted(epoch=cursor.epoch, step=cursor.step, seconds=self.clock.account()))
-        seconds = self.clock.wall_seconds
-        self.bus.emit(AttemptEnded(epoch=cursor.epoch, step=cursor.step, code=code, reason=reason, seconds=seconds))
-        self.bus.close()
-        if not self.is_superseded and self.stop.seconds_left() != 0:
-            self.run.end(code, reason, has_lost_peer=has_lost_peer)
-
-    def _share_of_grace(self) -> float | None:
-        """Half of the time that is left before this process is killed; None where nobody is going to."""
-        left = self.stop.seconds_left()
-        return None if left is None else left / 2
 
 
 def train_settings(settings: CommonSettings) -> Finished:
@@ -124,28 +74,6 @@ def train_task(task: Task, settings: CommonSettings, world: World, parts: Parts 
         return go_through(task, settings, attempt, parts)
 
 
-def begin_attempt(settings: CommonSettings, world: World | None = None) -> Attempt:
-    """An attempt that has nothing yet but its clock."""
-    stop = StopRequests(settings.run.deadline_seconds, settings.run.grace_seconds)
-    return Attempt(stop=stop, world=world or World())
-
-
-@contextmanager
-def ends_recorded(attempt: Attempt, settings: CommonSettings) -> Iterator[None]:
-    """Whatever ends the attempt is written to the store; errors leave as the ones a user should see."""
-    try:
-        with signals_ask(attempt.stop):
-            yield
-    except BaseException as error:
-        known = translate(error, settings, attempt.world)
-        reason = str(known) or type(known).__name__
-        attempt.end(getattr(known, "exit_code", 1), reason, has_lost_peer=isinstance(known, PeerLostError))
-        if known is error:
-            raise
-        raise known from error
-    attempt.end(0, "complete")
-
-
 def make_task(settings: CommonSettings, world: World) -> Task:
     """The task with its data; the first rank opens them first, because opening may pack them into a cache."""
     if fetch(settings):
@@ -161,8 +89,12 @@ def open_on_first(settings: CommonSettings, attempt: Attempt, model_name: str = 
     if attempt.world.is_first:
         open_attempt(settings, attempt, model_name)
     run = attempt.run
-    attempt.name, is_complete = attempt.world.share((run.name, run.is_complete) if run else None)
-    return complete_already(settings, attempt) if is_complete else None
+    shared = (run.name, run.attempt, run.is_complete) if run else None
+    attempt.name, attempt.id, is_complete = attempt.world.share(shared)
+    if is_complete:
+        return complete_already(settings, attempt)
+    export_metrics(settings, attempt)
+    return None
 
 
 def go_through(task: Task, settings: CommonSettings, attempt: Attempt, parts: Parts | None = None) -> Finished:
@@ -180,15 +112,25 @@ def go_through(task: Task, settings: CommonSettings, attempt: Attempt, parts: Pa
     )
     attempt.job = job
     job.highest_step = highest(attempt.history)
-    if job.run:
-        attempt.bus.emit(run_started(job))
-        for text in notes(settings):
-            job.emit(Noted, text=text)
+    introduce(job, attempt)
     outcome = fit(job)
     if outcome.code:
         raise _STOPS[outcome.code](outcome.reason)
     results, paths = finish(job, attempt.ledger)
     return Finished(attempt.name, results, paths)
+
+
+def introduce(job: Job, attempt: Attempt) -> None:
+    """Say what is trained, and what a user should know once."""
+    started = run_started(job, attempt.name, attempt.id)
+    if attempt.exporter:
+        attempt.exporter.describe(started)
+    job.events.emit(started)
+    for text in notes(job.settings):
+        job.emit(Noted, text=text)
+    left_out: dict[str, int] = getattr(job.task, "left_out", {})
+    if any(left_out.values()):
+        job.emit(SamplesLeftOut, num_skipped=left_out["skipped"], num_tolerated=left_out["tolerated"])
 
 
 def complete_already(settings: CommonSettings, attempt: Attempt) -> Finished:
@@ -259,15 +201,3 @@ def make_publisher(run: Run, settings: CheckpointSettings, bus: Bus, world_size:
         retry=Retry() if run.store.has_locks else Retry(tries=None, outage_seconds=settings.outage_seconds),
         spool=spool,
     )
-
-
-def translate(error: BaseException, settings: CommonSettings, world: World) -> BaseException:
-    """The error a user should see in place of one of torch's, if it is one that users meet."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return RunError(
-            f"the GPU has no memory left at batch_size {settings.batch_size} with accumulation "
-            f"{settings.accumulation}; raise accumulation or lower batch_size"
-        )
-    if world.size > 1 and is_peer_loss(error):
-        return PeerLostError(f"lost another process of this run: {str(error).splitlines()[0]}")
-    return error

@@ -57,7 +57,7 @@ def train(
     published; the same call goes on from there.
     """
     chosen = torch.device(device) if device is not None else choose_device("auto")
-    world = World(device=chosen) if rank < 0 else World(dist.get_rank(), dist.get_world_size(), device=chosen)
+    world = World(device=chosen) if rank < 0 else joined_world(rank, chosen)
     inner = model.module if isinstance(model, DistributedDataParallel) else model
     inner.to(chosen)
     flags = {"num_epochs": num_epochs, "fingerprint": fingerprint(inner, optimizer, scheduler)}
@@ -72,6 +72,12 @@ def train(
     )
     finished = train_task(task, settings, world, parts)
     return finished.paths.get("weights")
+
+
+def joined_world(rank: int, device: torch.device) -> World:
+    """The world of a caller who has made the process group; without LOCAL_RANK all its processes are on this node."""
+    local_rank = int(os.environ.get("LOCAL_RANK", rank))
+    return World(dist.get_rank(), dist.get_world_size(), local_rank, device=device)
 
 
 def main() -> int:

@@ -1,10 +1,10 @@
-"""Writes, or with --check compares, what is generated: `chart` (schema, README, presets) and `manifests`."""
+"""Writes, or with --check compares, what is generated: `chart` (schema, README, presets, dashboards), `manifests`."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from charts.tools import manifests, readme, schema
+from charts.tools import dashboards, manifests, readme, schema
 from charts.tools.values_docs import CHART
 from trainer.config.sources import TASK_SETTINGS
 
@@ -13,7 +13,7 @@ PRESETS = CHART / "files" / "presets"
 
 def chart_files() -> dict[Path, str]:
     """Content of the chart's generated files by their paths."""
-    made = {schema.OUTPUT: schema.text(), readme.OUTPUT: readme.text()}
+    made = {schema.OUTPUT: schema.text(), readme.OUTPUT: readme.text()} | dashboards.files()
     for task in TASK_SETTINGS:
         for file in sorted((manifests.ROOT / "trainer/tasks" / task / "presets").glob("*.yaml")):
             made[PRESETS / task / file.name] = file.read_text("utf-8")

@@ -3,6 +3,7 @@
 manifests/pytorchjob.yaml            complete in itself (kubectl apply -f)
 manifests/base/                      the same as a kustomize base
 manifests/overlays/<name>/           gpu, s3, elastic: what differs, object by object
+manifests/monitoring/                PodMonitor and alerts for all runs of a cluster (one file there is written by hand)
 trainer/kube/pytorchjob.yaml         the same for `trainer submit`, as package data
 """
 
@@ -58,6 +59,20 @@ _OVERLAY_NOTES = {
     "AWS_SECRET_ACCESS_KEY).",
     "elastic": "Two workers without a master, which go on when one of them leaves.",
 }
+MONITORING: dict[str, Any] = {
+    "requireApi": False,
+    "podMonitor": {"enabled": True},
+    "prometheusRule": {"enabled": True},
+}
+_MONITORING_HOWTO = """\
+# For all runs of a cluster, instead of monitoring.podMonitor and monitoring.prometheusRule in every release:
+#
+#   kubectl apply --namespace monitoring --kustomize manifests/monitoring
+#
+# A Prometheus that picks by labels wants its own on both (kube-prometheus-stack: `release`). The dashboards are plain
+# files: kubectl create configmap training-run --from-file charts/trainer/files/dashboards/training-run.json, and
+# label it grafana_dashboard=1.
+"""
 _ORDER = ("ServiceAccount", "ConfigMap", "PersistentVolumeClaim", "PyTorchJob")
 """What a pod needs comes before it, as with Helm."""
 _FROM_HELM = {
@@ -76,6 +91,11 @@ def files() -> dict[Path, str]:
         ROOT / "manifests/base/kustomization.yaml": _HEADER + dump([_kustomization(resources=["pytorchjob.yaml"])]),
         ROOT / "trainer/kube/pytorchjob.yaml": whole,
     }
+    own = {f"{found['kind'].lower()}.yaml": found for found in monitoring()}
+    for name, found in own.items():
+        made[ROOT / "manifests/monitoring" / name] = _HEADER + dump([found])
+    listed = dump([_kustomization(resources=sorted(own))])
+    made[ROOT / "manifests/monitoring/kustomization.yaml"] = _HEADER + _MONITORING_HOWTO + listed
     for name, values in OVERLAYS.items():
         header = f"{_HEADER}# {_OVERLAY_NOTES[name]}\n"
         made[ROOT / f"manifests/overlays/{name}/kustomization.yaml"] = header + dump([overlay(base, objects(values))])
@@ -85,6 +105,18 @@ def files() -> dict[Path, str]:
 def objects(values: dict[str, Any]) -> list[dict[str, Any]]:
     """The chart's objects for these values beside the plain ones, without what only Helm needs."""
     return sorted(map(_without_helm, render(PLAIN | values, NAME)), key=lambda found: _ORDER.index(found["kind"]))
+
+
+def monitoring() -> list[dict[str, Any]]:
+    """PodMonitor and PrometheusRule of the chart, for the pods of every release and job instead of one."""
+    rendered = render(PLAIN | {"monitoring": MONITORING}, "trainer")
+    found = [_without_helm(one) for one in rendered if one["kind"] in ("PodMonitor", "PrometheusRule")]
+    for one in found:
+        one["metadata"]["labels"].pop("app.kubernetes.io/instance")
+        if one["kind"] == "PodMonitor":
+            one["spec"]["namespaceSelector"] = {"any": True}
+            one["spec"]["selector"]["matchLabels"].pop("app.kubernetes.io/instance")
+    return found
 
 
 def dump(documents: list[dict[str, Any]]) -> str:

@@ -1,12 +1,12 @@
-"""`python -m tests.bench [name ...]`: without a name all but `scale`: loop, signs, checkpoint, s3, startup."""
+"""`python -m tests.bench [name ...]`: without a name the usual ones: loop, signs, checkpoint, s3, startup, metrics."""
 
 import importlib
 import os
 import platform
 import sys
 
-USUAL = ("loop", "signs", "checkpoint", "s3", "startup")
-ALL = (*USUAL, "scale")
+USUAL = ("loop", "signs", "checkpoint", "s3", "startup", "metrics")
+ALL = (*USUAL, "scale", "dashboards")
 
 
 def main(names: list[str]) -> int:

@@ -22,6 +22,7 @@ TINY: Values = {
         "model": {"size": "t_1_1"},
         "data": {"synthetic_words": 3, "synthetic_repetitions": 4},
         "output": {"report": False, "export": []},
+        "telemetry": {"prometheus": {"linger_seconds": 0}},
     },
 }
 """Over the chart's default values: a training of seconds, on one pod, with its store on a volume.

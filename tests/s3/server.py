@@ -78,7 +78,7 @@ class SwiftS3(GivenS3):
         self.root = Path(root or tempfile.mkdtemp(prefix="swift-s3-")).absolute()
         self._child: subprocess.Popen[str] | None = None
         # Bound and never listening: during an outage the ports stay ours, and a connection is refused.
-        self._held = [_held_port() for _ in range(4)]
+        self._held = [held_port() for _ in range(4)]
         self._ports = [held.getsockname()[1] for held in self._held]
         super().__init__(f"http://{HOST}:{self._ports[-1]}", "test:tester", "testing")
         (self.root / "devices" / "disk").mkdir(parents=True, exist_ok=True)
@@ -155,7 +155,7 @@ class SwiftS3(GivenS3):
         _write_ini(self.root / "proxy.conf", sections)
 
 
-def _held_port() -> socket.socket:
+def held_port() -> socket.socket:
     """A socket bound to a free port: others who set SO_REUSEADDR may bind it, too, the kernel gives it to nobody."""
     held = socket.socket()
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -54,7 +54,10 @@ def test_without_values_one_pod_trains_generated_data_on_a_volume():
     assert container["name"] == "pytorch"
     assert container["args"] == ["--config", "/etc/trainer/config.yaml"]
     assert "command" not in container
-    assert container["ports"] == [{"name": "pytorchjob-port", "containerPort": 23456, "protocol": "TCP"}]
+    assert container["ports"] == [
+        {"name": "pytorchjob-port", "containerPort": 23456, "protocol": "TCP"},
+        {"name": "metrics", "containerPort": 9090, "protocol": "TCP"},
+    ]
     assert not {"livenessProbe", "readinessProbe", "startupProbe"} & container.keys()
 
 
@@ -173,6 +176,9 @@ DOES_NOT = {
     "podDisruptionBudget.enabled": True,
     "test.enabled": False,
     "checkpointSeconds": 90,
+    "monitoring": {"requireApi": False, "podMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}},
+    "monitoring.annotations.enabled": True,
+    "monitoring.intervalSeconds": 60,
     "serviceAccount.annotations": {"a": "b"},
     "extraObjects": ["{apiVersion: v1, kind: Secret, metadata: {name: a}}"],
 }
@@ -217,6 +223,8 @@ def test_two_releases_share_nothing():
         ({}, "v1.2", "must begin with a letter"),
         ({"terminationGracePeriodSeconds": 80}, "a", "set it to at least 90"),
         (at("config.run.grace_seconds", 30), "a", "is terminationGracePeriodSeconds in a pod"),
+        (at("config.telemetry.prometheus.port", 9191), "a", "is monitoring.port in a pod"),
+        (at("monitoring.port", 23456), "a", "are both 23456"),
         (at("config.run.store", "file://checkpoints"), "a", "ends with the pod"),
         (at("config.run.store", "file:///storeroom"), "a", "ends with the pod"),
         (S3, "a", "nothing says who may write there"),

@@ -7,7 +7,7 @@ import yaml
 
 from charts.tools import helm
 from charts.tools.values_docs import CHART
-from tests.chart_values import ELASTIC, KEYS, S3, at, merged
+from tests.chart_values import ELASTIC, KEYS, S3, SCRAPED, at, merged
 
 helm_python = pytest.importorskip("helm_python", reason="Helm as a library: pip install helm-python-sdk")
 
@@ -56,6 +56,8 @@ def test_they_say_what_happens_and_which_commands_to_type():
         (merged(S3, {"s3": {"accessKeyId": "a", "secretAccessKey": "b"}}), "lie in the release's values"),
         (merged(S3, at("workloadIdentity.gcp.serviceAccount", "a@b")), "opens no S3 store by itself"),
         ({"networkPolicy": {"enabled": True}, "config": {"telemetry": {"wandb": "online"}}}, "keeps W&B out of reach"),
+        (merged(SCRAPED, at("monitoring.intervalSeconds", 61)), "may miss the last values"),
+        (merged(SCRAPED, at("config.telemetry.prometheus.linger_seconds", 5.0)), "may miss the last values"),
     ],
 )
 def test_they_warn(values, says):
@@ -66,6 +68,7 @@ def test_they_do_not_cry_wolf():
     calm = merged(KEYS, {"worker": {"replicas": 2}, "image": {"repository": "example.org/me/trainer"}})
     assert "WARNING" not in notes(calm)
     assert "WARNING" not in notes(merged(calm, {"gpu": {"count": 2}}))
+    assert "WARNING" not in notes(merged(calm, SCRAPED))
 
 
 @pytest.mark.parametrize(

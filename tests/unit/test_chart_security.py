@@ -204,7 +204,7 @@ def test_the_network_policy_opens_the_job_dns_and_the_store():
     (policy,) = find(case("workers-s3"), "NetworkPolicy")
     own = [{"podSelector": {"matchLabels": policy["spec"]["podSelector"]["matchLabels"]}}]
     assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
-    assert policy["spec"]["ingress"] == [{"from": own}], "all ports: Gloo and NCCL choose theirs as they go"
+    assert policy["spec"]["ingress"][0] == {"from": own}, "all ports: Gloo and NCCL choose theirs as they go"
     peers, dns, store, extra = policy["spec"]["egress"]
     assert peers == {"to": own}
     assert {port["port"] for port in dns["ports"]} == {53}
@@ -223,12 +223,15 @@ def test_the_network_policy_knows_the_port_of_the_store(endpoint, port):
 
 
 def test_metrics_come_in_from_the_monitoring_namespace_only():
-    values = {"networkPolicy": {"enabled": True}, "monitoring": {"enabled": True}}
+    values = {"networkPolicy": {"enabled": True, "monitoringNamespace": "prometheus"}}
     (policy,) = find(values, "NetworkPolicy")
     (scrape,) = policy["spec"]["ingress"][1:]
-    assert scrape["ports"] == [{"port": "metrics", "protocol": "TCP"}]
-    ports = next(pods(helm.render(values)))["containers"][0]["ports"]
-    assert {"name": "metrics", "containerPort": 9090, "protocol": "TCP"} in ports
+    assert scrape == {
+        "from": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "prometheus"}}}],
+        "ports": [{"port": "metrics", "protocol": "TCP"}],
+    }
+    (policy,) = find(merged(values, at("monitoring.enabled", False)), "NetworkPolicy")
+    assert len(policy["spec"]["ingress"]) == 1
 
 
 def test_the_budget_keeps_all_pods():

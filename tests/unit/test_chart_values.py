@@ -77,7 +77,7 @@ def test_null_is_either_harmless_or_refused_in_words(path):
     [
         ({"imagee": {}}, "imagee"),
         ({"image": {"tagg": "x"}}, "tagg"),
-        ({"monitoring": {"podMonitor": {}}}, "podMonitor"),
+        ({"monitoring": {"podMonitors": {}}}, "podMonitors"),
         ({"nprocPerNode": 2}, "nprocPerNode"),
         ({"nprocPerNode": "many"}, "nprocPerNode"),
         ({"master": {"replicas": 2}}, "master/replicas"),

@@ -47,6 +47,9 @@ COMMANDS = """
     export: SETTINGS --checkpoint --format --json --out RUN
     launch: --no-preflight ARGS
     logs: --context --follow --namespace --tail -f -n JOB
+    metrics backfill: --every --json --label --out --set --store -o RUN
+    metrics list: --json
+    metrics password: USER
     preflight: --config --json --set --store
     prepare: PATHS --bad-samples --check --config --difficulty --dtype --json --layout --overwrite --set --show
     prepare: --repetitions --signers --synthetic --to --words
@@ -197,6 +200,16 @@ SIGNS = """
     task
     telemetry.log_every
     telemetry.progress
+    telemetry.prometheus.auth_file
+    telemetry.prometheus.enabled
+    telemetry.prometheus.host
+    telemetry.prometheus.linger_scrapes
+    telemetry.prometheus.linger_seconds
+    telemetry.prometheus.port
+    telemetry.prometheus.push_job
+    telemetry.prometheus.pushgateway
+    telemetry.prometheus.tls_cert
+    telemetry.prometheus.tls_key
     telemetry.sample_ids
     telemetry.segment_seconds
     telemetry.tensorboard

@@ -120,6 +120,16 @@ def test_the_time_to_stop_in_is_the_pods_too():
     assert grace(planned()) == (120, "120")
 
 
+def test_metrics_are_served_where_a_monitor_looks():
+    def port(found):
+        told = next(one for one in container_of(found)["env"] if one["name"] == "TRAINER__TELEMETRY__PROMETHEUS__PORT")
+        named = next(one for one in container_of(found)["ports"] if one["name"] == "metrics")
+        return named["containerPort"], told["value"]
+
+    assert port(planned("telemetry.prometheus.port=9191")) == (9191, "9191")
+    assert port(planned()) == (9090, "9090")
+
+
 def test_keys_come_from_a_secret_and_stand_nowhere(monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very-secret")
     found = planned(*S3, secret="keys")

@@ -32,7 +32,11 @@ BEST_HINT = "best.json"
 
 
 class Rejected(Exception):
-    """A checkpoint is not what its manifest says; the text says why."""
+    """A checkpoint is not what its manifest says; the text says why, `kind` is one of `events.REJECTIONS`."""
+
+    def __init__(self, text: str, kind: str) -> None:
+        super().__init__(text)
+        self.kind = kind
 
 
 @dataclass(frozen=True)
@@ -106,9 +110,9 @@ def read_manifest(store: Store, run: str, name: FolderName) -> Manifest | None:
     except StoreMissing:
         return None
     except (ManifestError, StoreDamaged) as error:
-        raise Rejected(str(error)) from error
+        raise Rejected(str(error), "manifest") from error
     if (manifest.step, manifest.attempt) != (name.step, name.attempt):
-        raise Rejected(f"manifest is that of step {manifest.step}, attempt {manifest.attempt}")
+        raise Rejected(f"manifest is that of step {manifest.step}, attempt {manifest.attempt}", "manifest")
     return manifest
 
 
@@ -141,9 +145,9 @@ def _fetch_verified(store: Store, key: str, target: Path, file: str, record: Fil
     try:
         path = store.fetch(key, target)
     except StoreMissing:
-        raise Rejected(f"{file} is missing") from None
+        raise Rejected(f"{file} is missing", "missing") from None
     except StoreDamaged as error:
-        raise Rejected(f"{file} is damaged in the store: {error}") from error
+        raise Rejected(f"{file} is damaged in the store: {error}", "unreadable") from error
     _verify_file(path, file, record)
     return path
 
@@ -165,11 +169,11 @@ def _newest_good(
             if manifest is not None and wanted(manifest):
                 return _load(store, run, name, manifest, parts)
             if manifest is None and name == read_hint(store, run, hint):
-                raise Rejected(f"{hint} points to it, but it has no manifest")
+                raise Rejected(f"{hint} points to it, but it has no manifest", "manifest")
         except Rejected as error:
             rejected.add(str(name))
             reasons.append(f"{name}: {error}")
-            emit(CheckpointRejected(step=name.step, checkpoint=str(name), reason=str(error)))
+            emit(CheckpointRejected(step=name.step, checkpoint=str(name), reason=str(error), kind=error.kind))
     if reasons:
         raise RunError(
             f"no good checkpoint is left of run {run} in {store.url} ({'; '.join(reasons)}); "
@@ -196,7 +200,7 @@ def _load(store: Store, run: str, name: FolderName, manifest: Manifest, parts: C
             meta = json.loads(paths[STATE_FILE].read_bytes())
             tensors = {path.stem: load_tensors(path) for file, path in paths.items() if file != STATE_FILE}
         except (TensorsError, ValueError, KeyError) as error:
-            raise Rejected(f"a file of right digest cannot be read: {error}") from error
+            raise Rejected(f"a file of right digest cannot be read: {error}", "unreadable") from error
         except OSError as error:
             raise _unreadable(Path(error.filename or scratch), error) from error
     return Restored(str(name), manifest.step, manifest.epoch, meta, tensors, manifest)
@@ -218,16 +222,16 @@ def _verify_file(path: Path, name: str, record: FileRecord) -> None:
     try:
         size_bytes = path.stat().st_size
         if size_bytes != record.size_bytes:
-            raise Rejected(f"{name} has {size_bytes} bytes instead of {record.size_bytes}")
+            raise Rejected(f"{name} has {size_bytes} bytes instead of {record.size_bytes}", "size")
         with path.open("rb", buffering=0) as stream:
             while num_bytes := stream.readinto(buffer):
                 hasher.update(buffer[:num_bytes])
     except FileNotFoundError:
-        raise Rejected(f"{name} is missing") from None
+        raise Rejected(f"{name} is missing", "missing") from None
     except OSError as error:
         raise _unreadable(path, error) from error
     if hasher.hexdigest() != record.sha256:
-        raise Rejected(f"{name} does not match its SHA-256")
+        raise Rejected(f"{name} does not match its SHA-256", "digest")
 
 
 def _unreadable(path: Path, error: OSError) -> InfrastructureError:

@@ -57,7 +57,7 @@ class Spool:
         """A checkpoint from here, every byte verified. Raises Rejected when it is damaged."""
         manifest = read_manifest(self._store, self._run.name, name)
         if manifest is None:
-            raise Rejected("its manifest is gone")
+            raise Rejected("its manifest is gone", "manifest")
         paths = verify_files(self._store, self._run.name, name, manifest, self.folder)
         return Content(
             name=name, epoch=manifest.epoch, sequence=manifest.sequence, cursor=manifest.cursor,

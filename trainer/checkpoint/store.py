@@ -5,10 +5,10 @@ object or none. Everything about manifests, attempts and retention is policy abo
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 Chunk = bytes | bytearray | memoryview
 
@@ -93,6 +93,21 @@ class Store(Protocol):
         A store that cannot tell by itself whether a writer lives (no locks) asks `is_dead`, with the key that was to
         be written and the time when that began.
         """
+        ...
+
+
+@runtime_checkable
+class Counted(Protocol):
+    """A store behind a network, which counts what it asks its server."""
+
+    @property
+    def requests(self) -> Mapping[str, int]:
+        """Requests sent so far by operation, retries included."""
+        ...
+
+    @property
+    def failed_requests(self) -> Mapping[str, int]:
+        """Those of them that the server refused or nobody answered."""
         ...
 
 

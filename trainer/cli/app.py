@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import typer
 
-from trainer.cli import checkpoints, cluster
+from trainer.cli import checkpoints, cluster, metrics
 from trainer.cli.config import config
 from trainer.cli.launch import PASSED_ON, launch
 from trainer.cli.models import evaluate, export
@@ -78,6 +78,7 @@ app.command(
 )(launch)
 cluster.add_to(app)
 app.add_typer(checkpoints.app)
+app.add_typer(metrics.app)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from trainer.config.base import Section, setting
+from trainer.config.prometheus import PrometheusSettings
 from trainer.config.s3 import S3Settings
 from trainer.config.texts import AmountText, CurveText, PatienceText, TriggerText
 
@@ -191,6 +192,7 @@ class TelemetrySettings(Section):
     """Longest time before a ledger segment is closed and stored."""
     warnings: bool = setting(True, matters=False)
     """Look for warning signs while training."""
+    prometheus: PrometheusSettings = setting(PrometheusSettings())
 
 
 class OutputSettings(Section):

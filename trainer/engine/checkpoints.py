@@ -137,6 +137,7 @@ def roll_back(job: Job, bad_step: int) -> None:
     key, meta, shapes = found
     job.load(receive(job, shapes), meta)
     job.restored = {}
+    job.highest_step = max(job.highest_step, reached)
     job.guard.used, job.cursor.left_out = used, left_out
     job.rolled_back = True
     job.meter.drop_interval()

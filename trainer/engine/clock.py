@@ -14,13 +14,17 @@ class Clock:
         self.seconds = dict.fromkeys(TIME_KINDS, 0.0)
         self.kind = kind
         self._since = self.started = time.perf_counter()
+        self._version = 0
+        """Odd while the three above are being changed."""
 
     def switch(self, kind: str) -> float:
         """Charge the time since the last switch to the running kind and start `kind`; returns those seconds."""
         now = time.perf_counter()
         elapsed = now - self._since
+        self._version += 1
         self.seconds[self.kind] += elapsed
         self.kind, self._since = kind, now
+        self._version += 1
         return elapsed
 
     @contextmanager
@@ -37,6 +41,16 @@ class Clock:
         """Seconds of each kind up to now."""
         self.switch(self.kind)
         return dict(self.seconds)
+
+    def peek(self) -> tuple[str, dict[str, float]]:
+        """The running kind and the seconds of each kind up to now, from any thread; changes nothing."""
+        while True:
+            version = self._version
+            kind, since, seconds = self.kind, self._since, dict(self.seconds)
+            if version % 2 == 0 and version == self._version:
+                break
+        seconds[kind] += time.perf_counter() - since
+        return kind, seconds
 
     @property
     def wall_seconds(self) -> float:

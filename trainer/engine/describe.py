@@ -12,13 +12,12 @@ from trainer.engine.job import Job
 from trainer.telemetry.events import RunStarted
 
 
-def run_started(job: Job) -> RunStarted:
-    """The event that opens an attempt; needs the run, so first rank only."""
-    assert job.run is not None
+def run_started(job: Job, run: str, attempt: str) -> RunStarted:
+    """The event that opens an attempt of a run."""
     settings = job.settings
     return RunStarted(
-        run=job.run.name,
-        attempt=job.run.attempt,
+        run=run,
+        attempt=attempt,
         task=job.task.name,
         model=job.task.model_name,
         world_size=job.world.size,

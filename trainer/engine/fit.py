@@ -74,8 +74,9 @@ def incoming(job: Job) -> Iterator[StepBatch]:
             chunk = next(batches)
             if is_first:
                 warm_up(job, chunk[0])
-            job.clock.switch("productive")
             for batch in chunk:
+                if job.clock.kind != job.work:
+                    job.clock.switch(job.work)
                 yield batch
                 if is_first:
                     is_first = False

@@ -112,7 +112,7 @@ class Job:
     rolled_back: bool = False
     """The cursor went back; the loop must ask its source anew."""
     highest_step: int = 0
-    """Farthest step that an earlier attempt is known to have reached."""
+    """Farthest step that the run is known to have reached before, in an earlier attempt or before a rollback."""
     first_step: int = 0
     """Step at which this attempt began."""
     last_log: dict[str, float] = field(default_factory=dict)
@@ -134,6 +134,11 @@ class Job:
     def is_done(self) -> bool:
         """Whether the run has reached its length."""
         return self.ends_early or self.cursor.step >= self.total_steps
+
+    @property
+    def work(self) -> str:
+        """What a step counts as in the time account: steps that were trained before are `redone`."""
+        return "redone" if self.cursor.step < self.highest_step else "productive"
 
     @property
     def prefetch_depth(self) -> int:

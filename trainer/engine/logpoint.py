@@ -10,7 +10,7 @@ def log_point(job: Job, indices: list[list[int]] | None, ends_epoch: bool) -> No
     meter, account = job.meter, job.clock.account()
     totals, norms = meter.read(), meter.norms()
     spent = {kind: seconds - job.last_log.get(kind, 0.0) for kind, seconds in account.items()}
-    seconds = max(spent["productive"] + spent["data_wait"], 1e-9)
+    seconds = max(spent["productive"] + spent["redone"] + spent["data_wait"], 1e-9)
     job.last_log = account
     num_steps, num_samples, num_skipped = meter.num_steps, meter.num_samples, meter.num_skipped
     loss, metrics = meter.close_interval(totals, seconds)

@@ -24,6 +24,8 @@ class StopRequests:
     def __init__(self, deadline_seconds: float | None = None, grace_seconds: float | None = None) -> None:
         self.reason = ""
         self.code: int | None = None
+        self.num_signals = 0
+        """Signals that told this process to stop; only the first one changes anything."""
         self._grace_seconds = grace_seconds
         self._signalled_at: float | None = None
         self._at_once = False
@@ -42,6 +44,7 @@ class StopRequests:
 
     def signalled(self, name: str) -> None:
         """A signal told this process to stop: from now on the grace period runs."""
+        self.num_signals += 1
         if self._signalled_at is None:
             self._signalled_at = time.monotonic()
         self.ask(f"told to stop by {name}", Stopped.exit_code)

@@ -61,6 +61,9 @@ class Task(Protocol):
     best_metric: str
     """`pass/metric` that chooses the best checkpoint by default."""
 
+    # A task may have `rules` (its own warning signs) and `left_out` (bad samples its data go without, by `skipped` and
+    # `tolerated`) beside these.
+
     def build_model(self) -> nn.Module:
         """A freshly initialised model on the CPU; called under the engine's keyed seed."""
         ...

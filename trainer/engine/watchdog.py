@@ -26,6 +26,11 @@ class Watchdog:
         """Something moved: a step or an evaluation batch is done."""
         self._beat = time.monotonic()
 
+    @property
+    def last_beat(self) -> float:
+        """When something last moved (`time.monotonic`); the start of the watch before that."""
+        return self._beat
+
     def first_step_done(self) -> None:
         """From now on the shorter limit counts."""
         self._limit = self._settings.step_seconds

@@ -81,6 +81,8 @@ def plan(loaded: Loaded, wishes: Wishes) -> Planned:
     _container(template["spec"], wishes, run, store)
     if "grace_seconds" in config["run"]:
         _grace(template["spec"], math.ceil(config["run"]["grace_seconds"]))
+    if port := config.get("telemetry", {}).get("prometheus", {}).get("port"):
+        _metrics(template["spec"], port)
     template["metadata"]["labels"][INSTANCE_LABEL] = base
     _shape(job["spec"], wishes)
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
@@ -205,6 +207,12 @@ def _grace(pod: Object, grace_seconds: int) -> None:
     """The kubelet's time between SIGTERM and SIGKILL, which the environment tells the trainer."""
     pod["terminationGracePeriodSeconds"] = grace_seconds
     _variable(pod, "TRAINER__RUN__GRACE_SECONDS")["value"] = str(grace_seconds)
+
+
+def _metrics(pod: Object, port: int) -> None:
+    """The port at which a PodMonitor finds the metrics, and at which the trainer serves them."""
+    _variable(pod, "TRAINER__TELEMETRY__PROMETHEUS__PORT")["value"] = str(port)
+    next(one for one in training_container(pod)["ports"] if one["name"] == "metrics")["containerPort"] = port
 
 
 def _shape(spec: Object, wishes: Wishes) -> None:

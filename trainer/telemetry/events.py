@@ -13,6 +13,9 @@ Metrics = dict[str, float | None]
 TIME_KINDS = ("productive", "data_wait", "evaluation", "checkpoint_stall", "startup", "redone", "idle")
 """The seven kinds of the time account; their sum is the wall clock (design 9)."""
 
+REJECTIONS = ("manifest", "missing", "size", "digest", "unreadable")
+"""What can be wrong with a checkpoint: its manifest, a file that is gone, of wrong size or digest, or not readable."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
@@ -67,6 +70,8 @@ class CheckpointRejected(Event):
 
     checkpoint: str
     reason: str
+    kind: str = "unreadable"
+    """One of `REJECTIONS`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +187,24 @@ class NonFinite(Event):
     used: int
     budget: int
     sample_ids: list[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplesLeftOut(Event):
+    """Bad samples that the data set of the run goes without."""
+
+    num_skipped: int
+    """Left out on request (the policy for bad samples is `skip`)."""
+    num_tolerated: int
+    """Known gaps of a public data set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutOfMemory(Event):
+    """The GPU has no memory left; the attempt ends."""
+
+    batch_size: int
+    accumulation: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@
 {{- include "trainer.checkConfig" . -}}
 {{- include "trainer.checkS3" . -}}
 {{- include "trainer.checkEnv" . -}}
+{{- include "trainer.checkMonitoring" . -}}
 {{- include "trainer.checkExtras" . -}}
 {{- end -}}
 
@@ -79,6 +80,11 @@
 {{- end -}}
 {{- if hasKey ((.Values.config).run | default dict) "grace_seconds" -}}
 {{- fail "config.run.grace_seconds is terminationGracePeriodSeconds in a pod; set that" -}}
+{{- end -}}
+{{- range $name, $value := dict "port" "monitoring.port" "enabled" "monitoring.enabled" -}}
+{{- if hasKey ((($.Values.config).telemetry).prometheus | default dict) $name -}}
+{{- fail (printf "config.telemetry.prometheus.%s is %s in a pod; set that" $name $value) -}}
+{{- end -}}
 {{- end -}}
 {{- $config := include "trainer.config" . | fromYaml -}}
 {{- $data := $config.data | default dict -}}

@@ -30,13 +30,13 @@ app.kubernetes.io/name: trainer
 app.kubernetes.io/instance: {{ include "trainer.fullname" . | quote }}
 {{- end -}}
 
-{{/* dict root, name, component, and the object's own labels and annotations if it has some */}}
+{{/* dict root, name, component, and the object's own namespace, labels and annotations if it has some */}}
 {{- define "trainer.metadata" -}}
 {{- $labels := include "trainer.labels" .root | fromYaml | mustMerge (dict "app.kubernetes.io/component" .component) -}}
 {{- $labels = mustMerge $labels (.labels | default dict) (.root.Values.commonLabels | default dict) -}}
 {{- $annotations := mustMerge (dict) (.annotations | default dict) (.root.Values.commonAnnotations | default dict) -}}
 name: {{ .name | quote }}
-namespace: {{ include "trainer.namespace" .root | quote }}
+namespace: {{ .namespace | default (include "trainer.namespace" .root) | quote }}
 labels:
   {{- toYaml $labels | nindent 2 }}
 {{- with $annotations }}

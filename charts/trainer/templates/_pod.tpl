@@ -2,6 +2,11 @@
 {{- define "trainer.env" -}}
 - {name: TRAINER__RUN__NAME, value: {{ include "trainer.runName" . | quote }}}
 - {name: TRAINER__RUN__GRACE_SECONDS, value: {{ .Values.terminationGracePeriodSeconds | int | quote }}}
+{{- if .Values.monitoring.enabled }}
+- {name: TRAINER__TELEMETRY__PROMETHEUS__PORT, value: {{ .Values.monitoring.port | int | quote }}}
+{{- else }}
+- {name: TRAINER__TELEMETRY__PROMETHEUS__ENABLED, value: "off"}
+{{- end }}
 - name: POD_NAME
   valueFrom: {fieldRef: {fieldPath: metadata.name}}
 - name: POD_NAMESPACE
@@ -147,7 +152,8 @@ runtimeClassName: {{ . | quote }}
 {{- end -}}
 
 {{- define "trainer.podAnnotations" -}}
-{{- with mustMerge (dict) (.Values.podAnnotations | default dict) (.Values.commonAnnotations | default dict) -}}
+{{- $scrape := include "trainer.scrapeAnnotations" . | fromYaml -}}
+{{- with mustMerge $scrape (.Values.podAnnotations | default dict) (.Values.commonAnnotations | default dict) -}}
 annotations:
   {{- toYaml . | nindent 2 }}
 {{- end -}}

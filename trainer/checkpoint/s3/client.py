@@ -39,6 +39,9 @@ _MISSET = (
 _MAX_RETRIES = 20
 """Second tries after which a client is replaced: the SDK grants one client 35 (`botocore.retries.quota`), then none."""
 
+_ORDINARY = frozenset({"NoSuchKey", "NoSuchUpload", "404", "PreconditionFailed", "412", "ConditionalRequestConflict"})
+"""Refusals that are answers to what was asked: there is no such object, or (`only_new`) there is one already."""
+
 _HOST = re.compile(r"^(https?://)(?:[^/@\s]*@)?([^/?#\s]+)")
 
 
@@ -60,6 +63,8 @@ class Connection:
         """Whether an answer of any kind ever came."""
         self.requests: Counter[str] = Counter()
         """Requests sent so far by operation (`PutObject`, ...), retries included."""
+        self.failed: Counter[str] = Counter()
+        """Those of them that the server refused or nobody answered, by operation."""
 
     def client(self, checksums: bool = True) -> Any:
         """The client of this process, without optional checksums where `checksums` is False. Raises SettingsError."""
@@ -120,8 +125,20 @@ class Connection:
             if b"attempt=1;" not in request.headers.get("amz-sdk-request", b"attempt=1;"):
                 self._num_retries[key] += 1
 
-    def _note_answer(self, exception: Exception | None = None, **_: Any) -> None:
+    def _note_answer(
+        self,
+        event_name: str = "",
+        response_dict: dict[str, Any] | None = None,
+        parsed_response: dict[str, Any] | None = None,
+        exception: Exception | None = None,
+        **_: Any,
+    ) -> None:
         self.has_answered = self.has_answered or exception is None
+        status = response_dict["status_code"] if response_dict else 0
+        code = (parsed_response or {}).get("Error", {}).get("Code")
+        if exception is not None or (status >= 400 and code not in _ORDINARY):
+            with self._counting:
+                self.failed[event_name.rpartition(".")[2]] += 1
 
 
 def origin(url: str) -> str:

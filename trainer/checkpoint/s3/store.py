@@ -52,6 +52,11 @@ class S3Store:
         """Requests sent so far by operation (`PutObject`, ...), retries included."""
         return self._bucket.connection.requests
 
+    @property
+    def failed_requests(self) -> Counter[str]:
+        """Those of `requests` that the server refused or nobody answered."""
+        return self._bucket.connection.failed
+
     def put(self, key: str, chunks: Iterable[Chunk], *, only_new: bool = False) -> None:
         """Write an object from its chunks in order, durable on return; atomic for readers.
 

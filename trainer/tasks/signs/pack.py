@@ -107,8 +107,8 @@ class PackWriter:
         self.columns["split"].append(SPLITS.index(recording.split))
         return None
 
-    def finish(self) -> None:
-        """Write columns, then the header. Raises DataError if no recording was usable."""
+    def finish(self, bad: BadSamples) -> None:
+        """Write columns, then the header with the number of bad samples. Raises DataError if none was usable."""
         if not self.columns["label"]:
             raise DataError(f"{self.source.path} ({self.source.layout}) has no usable recording")
         files = {FRAMES: self.frames.close(), NAMES: self.names.close()}
@@ -129,6 +129,8 @@ class PackWriter:
             "options": self.source.options,
             "files": files,
         }
+        if bad.lines:
+            header["left_out"] = {"skipped": bad.num_skipped, "tolerated": bad.num_tolerated}
         header["digest"] = header_digest(header)
         file = _HashedFile(self.folder / HEADER)
         file.write(json.dumps(header, indent=1, ensure_ascii=False).encode())
@@ -210,7 +212,7 @@ def pack(
                     bad.add(fault)
                 if progress is not None:
                     progress(num_seen, source.num_recordings)
-            writer.finish()
+            writer.finish(bad)
         finally:
             writer.close()
         _put_in_place(folder, target)

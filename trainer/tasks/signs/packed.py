@@ -13,7 +13,7 @@ last. `Recordings` never copies frames; a selection shares the map of the set it
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,8 @@ class Recordings:
     """Class ids 0..C-1, positions in `classes`."""
     signer: NDArray[np.int64]
     session: NDArray[np.int64]
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Bad samples that packing left out, `skipped` and `tolerated` ones; empty without any."""
 
     def __len__(self) -> int:
         """Number of recordings."""
@@ -224,6 +226,7 @@ def _assemble(path: Path, header: Mapping[str, Any]) -> Recordings:
         label=columns["label"],
         signer=columns["signer"],
         session=columns["session"],
+        left_out=header.get("left_out", {}),
     )
 
 

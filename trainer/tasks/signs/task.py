@@ -44,6 +44,7 @@ class SignsTask:
         for name in ("train", "val"):
             if not len(self.parts.get(name, ())):
                 raise DataError(f"{recordings.path}: no recording is left for {name}; change data.split or the signers")
+        self.left_out = recordings.left_out
         self.model_name = ModelSize.parse(settings.model.size).to_str()
         self.metrics = metrics.metric_names(recordings.signers)
         self.source = Source(recordings, settings.data)
