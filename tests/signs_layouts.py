@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.config.signs import SignsData
+from trainer.tasks.bad_samples import BadSample
 from trainer.tasks.signs.readers import find_source
-from trainer.tasks.signs.readers.source import BadSample, Recording, Source
+from trainer.tasks.signs.readers.source import Recording, Source
 from trainer.tasks.signs.schema import Schema
 from trainer.tasks.signs.synthetic import clip_name, record
 

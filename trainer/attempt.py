@@ -21,7 +21,7 @@ from trainer.engine.job import Job
 from trainer.engine.stop import StopRequests, signals_ask
 from trainer.engine.world import World, is_peer_loss
 from trainer.errors import PeerLostError, RunError, SupersededError
-from trainer.tasks.registry import rules_of
+from trainer.tasks.registry import rules
 from trainer.telemetry.bus import Bus
 from trainer.telemetry.events import AttemptEnded, Noted, OutOfMemory, TimeAccounted
 from trainer.telemetry.ledger import Ledger
@@ -145,9 +145,9 @@ def export_metrics(settings: CommonSettings, attempt: Attempt) -> None:
     if exporter.port:
         say(f"metrics are served on port {exporter.port}")
     if run:
-        rules = rules_of(settings.task) or general_rules()
+        watched = rules(settings.task) or general_rules()
         listener = exporter.listener(
-            rules=rules if settings.telemetry.warnings else (),
+            rules=watched if settings.telemetry.warnings else (),
             history=attempt.history,
             num_gpus=world.size if has_gpu else 0,
             grace_seconds=settings.run.grace_seconds,

@@ -20,6 +20,7 @@ from trainer.engine.checkpoints import load_weights
 from trainer.engine.job import Job
 from trainer.engine.passes import final_passes
 from trainer.errors import InfrastructureError, TrainerError
+from trainer.tasks.exporting import write_beside
 from trainer.tasks.registry import TASKS, load
 from trainer.telemetry.events import ArtifactWritten, Metrics, Noted
 from trainer.telemetry.ledger import Ledger
@@ -95,13 +96,14 @@ def export(job: Job, best: Restored, results: dict[str, Metrics]) -> Paths:
             epoch=max(1, best.epoch),
             metrics=results,
         )
+        written += write_beside(best.files, Path(scratch))
         for one in written:
             key = job.run.key(f"export/{one.path.relative_to(scratch).as_posix()}")
             job.run.store.put(key, chunks_of(one.path))
             paths[f"model ({one.kind})"] = location(job.run.store, key)
             if one.max_difference is not None:
                 text = f"{one.kind}: largest difference of a logit to torch {one.max_difference:.1e}"
-                job.emit(Noted, text=f"{text} over {one.num_clips} real samples")
+                job.emit(Noted, text=f"{text} over {one.num_samples} real samples")
     return paths
 
 

@@ -21,7 +21,7 @@ from trainer.checkpoint.stores import open_store
 from trainer.config.digest import digest, matters
 from trainer.config.notes import notes
 from trainer.config.settings import CheckpointSettings, CommonSettings
-from trainer.engine.describe import run_started
+from trainer.engine.describe import remarks, run_started
 from trainer.engine.fit import fit
 from trainer.engine.job import Job
 from trainer.engine.setup import Parts, assemble, build_parts
@@ -29,7 +29,7 @@ from trainer.engine.task import Task
 from trainer.engine.world import World, join_world
 from trainer.errors import InfrastructureError, RunError, Stopped, SupersededError, TrainerError
 from trainer.finish import finish
-from trainer.tasks.registry import load, rules_of
+from trainer.tasks.registry import load, rules
 from trainer.tasks.remote import fetch
 from trainer.telemetry.bus import Bus
 from trainer.telemetry.events import Event, Metrics, Noted, SamplesLeftOut
@@ -126,7 +126,7 @@ def introduce(job: Job, attempt: Attempt) -> None:
     if attempt.exporter:
         attempt.exporter.describe(started)
     job.events.emit(started)
-    for text in notes(job.settings):
+    for text in [*notes(job.settings), *remarks(job)]:
         job.emit(Noted, text=text)
     left_out: dict[str, int] = getattr(job.task, "left_out", {})
     if any(left_out.values()):
@@ -177,7 +177,7 @@ def open_attempt(settings: CommonSettings, attempt: Attempt, model_name: str) ->
         run=run.name,
         attempt=run.attempt,
         folder=store.path / run.name if isinstance(store, FileStore) else None,
-        rules=rules_of(settings.task),
+        rules=rules(settings.task),
         history=attempt.history,
     )
     attempt.bus.add(*found)

@@ -14,7 +14,9 @@ pytest.importorskip("onnxscript", reason="needs the extra `export`")
 from tests.signs_fakes import fake_recordings  # noqa: E402
 from trainer.config.signs import SignsData, SignsModel, SignsSettings  # noqa: E402
 from trainer.errors import DataError, RunError  # noqa: E402
-from trainer.tasks.signs import export, weights  # noqa: E402
+from trainer.tasks import exporting, weight_files  # noqa: E402
+from trainer.tasks.exporting import TOLERANCE  # noqa: E402
+from trainer.tasks.signs import export  # noqa: E402
 from trainer.tasks.signs.task import SignsTask  # noqa: E402
 
 LENGTHS = [13, 48, 23, 20, 50, 80] * 6
@@ -73,7 +75,7 @@ def test_onnxruntime_gives_the_logits_of_torch(karsl, num):
     task, made, files = karsl
     session = onnxruntime.InferenceSession(str(files["onnx"].path), providers=["CPUExecutionProvider"])
     clips = task.samples(12)[torch.arange(num) % 12]
-    assert files["onnx"].max_difference <= export.TOLERANCE
+    assert files["onnx"].max_difference <= TOLERANCE
     (found,) = session.run(None, {session.get_inputs()[0].name: clips.numpy()})
     with torch.no_grad():
         expected = made(clips).numpy()
@@ -96,7 +98,7 @@ def test_the_apps_call_returns_finite_logits(karsl, num_frames):
 def test_legacy_model_and_glove_export_too(tmp_path):
     for number, kwargs in enumerate(({"input_norm": "batch", "residual": "legacy"}, {"preset": "powerglove"})):
         _, _, files = written(tmp_path / str(number), ("onnx",), **kwargs)
-        assert files["onnx"].max_difference <= export.TOLERANCE
+        assert files["onnx"].max_difference <= TOLERANCE
 
 
 def test_pth_lies_under_the_published_name_and_loads_strictly(karsl):
@@ -106,7 +108,7 @@ def test_pth_lies_under_the_published_name_and_loads_strictly(karsl):
     assert re.fullmatch(r"checkpoint_[A-Z][a-z]{2}\d\d_\d\d-\d\d-\d\d-signs_5_t_4_2", path.parent.name)
     state = torch.load(path, weights_only=True)["model"]
     trained()[2].load_state_dict(state, strict=True)
-    facts = weights.load_facts(path)
+    facts = weight_files.load_facts(path)
     assert facts["info"]["classes"] == task.info()["classes"]
     assert facts["metrics"] == {"top1": 0.5}
 
@@ -114,8 +116,8 @@ def test_pth_lies_under_the_published_name_and_loads_strictly(karsl):
 def test_a_difference_beyond_the_tolerance_is_an_error_and_leaves_no_file(karsl, tmp_path, monkeypatch):
     good = onnx.load(karsl[2]["onnx"].path)
     del good.metadata_props[:]
-    monkeypatch.setattr(export, "_trace", lambda model, path, example: onnx.save(good, path))  # a real one takes long
-    monkeypatch.setattr(export, "TOLERANCE", -1.0)
+    monkeypatch.setattr(exporting, "_trace", lambda model, path, _: onnx.save(good, path))  # a real one takes long
+    monkeypatch.setattr(exporting, "TOLERANCE", -1.0)
     with pytest.raises(RunError, match="differs from torch"):
         written(tmp_path, ("onnx",))
     assert list(tmp_path.iterdir()) == []

@@ -4,6 +4,8 @@ from typing import Any
 
 from trainer.telemetry import events
 from trainer.telemetry.ledger import record
+from trainer.telemetry.rules import Finding, Rule
+from trainer.telemetry.trace import Trace
 
 
 def run_started(**changes: Any) -> events.RunStarted:
@@ -65,3 +67,30 @@ def records_of(
     """The ledger of these events, `each` seconds apart."""
     stamped = ((event, start + each * index) for index, event in enumerate(happened))
     return [record(event, run="r", attempt=attempt, wall=wall, mono=wall - start) for event, wall in stamped]
+
+
+NUM_POINTS = 30
+"""Log points of 20 steps: three windows of 200 steps."""
+
+
+def steps(count: int = NUM_POINTS, **of_point: Any) -> list[events.Event]:
+    """`count` log points; a callable value is asked with the number of the point."""
+    return [
+        step_done(
+            20 * (point + 1),
+            **{name: value(point) if callable(value) else value for name, value in of_point.items()},
+        )
+        for point in range(count)
+    ]
+
+
+def evaluations(validation: list[float | None], training: list[float], **metrics: Any) -> list[events.Event]:
+    """Epochs of one log point and a pass each."""
+    happened: list[events.Event] = []
+    for epoch, (val, train) in enumerate(zip(validation, training, strict=True), start=1):
+        happened += [step_done(20 * epoch, loss=train), pass_done(20 * epoch, val, metrics=metrics)]
+    return happened
+
+
+def check(rule: Rule, happened: list[events.Event], **started: Any) -> Finding | None:
+    return rule.check(Trace.of(records_of(run_started(**started), *happened)))

@@ -165,8 +165,11 @@ def test_best_is_strict_and_never_nan():
 
 
 def test_best_metric_must_exist():
-    with pytest.raises(SettingsError, match=r"best.metric is 'val/f1'"):
-        build_best(BestSettings(metric="val/f1"), "val/loss", {"loss": "min"}, ["val"])
+    reported = {"val": {"loss": "min"}, "test": {"f1": "max"}}
+    for metric in ("val/f1", "train/loss", "loss"):
+        with pytest.raises(SettingsError, match=rf"best.metric is '{metric}'; .*out of: val/ with loss; test/ with f1"):
+            build_best(BestSettings(metric=metric), "val/loss", reported)
+    assert build_best(BestSettings(metric="test/f1"), "val/loss", reported).mode == "max"
 
 
 def test_early_stop_by_values_and_by_steps():

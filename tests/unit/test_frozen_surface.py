@@ -13,35 +13,48 @@ from trainer.config.sources import TASK_SETTINGS
 FLAGS = """
     --accumulation accumulation
     --batch_size batch_size
+    --corpus data.corpus
     --data data.path
+    --data-dir data.path
     --device device
+    --epochs num_epochs
     --lr optim.lr
     --max_steps max_steps
+    --max_tokens data.max_tokens
     --model_metadata model.size
     --num_epochs num_epochs
+    --pairs data.pairs
     --precision precision.amp
     --resume run.resume
     --resume-with-changes run.resume_with_changes
     --run_name run.name
+    --save-dir run.store
     --seed seed
     --selected_signs_from data.selected_signs_from
     --selected_signs_to data.selected_signs_to
     --signers data.signers
+    --source_lang data.source_lang
     --store run.store
+    --target_lang data.target_lang
     --task task
+    --test_files data.test_files
     --test_signers data.split.test_signers
+    --train_files data.train_files
+    --val_files data.val_files
     --val_signers data.split.val_signers
     --weight_decay optim.weight_decay
 """
 """Short flags of all tasks, and the settings they stand for; commands below that say `SETTINGS` take them all."""
 
 COMMANDS = """
+    checkpoints average: --best --json --last --name --set --store RUN
     checkpoints list: --json --set --store RUN
     checkpoints promote: --checkpoint --json --set --store RUN
     checkpoints prune: --json --keep-best --keep-last --no-keep-best --set --store RUN
     checkpoints pull: --checkpoint --json --out --set --store RUN
     checkpoints push: --checkpoint --json --set --store RUN
     checkpoints verify: --json --set --store RUN
+    compare: SETTINGS --json --metric --rates --reach --seeds VARIANTS
     config: SETTINGS --changed --json --plan --schema --yaml
     evaluate: SETTINGS --checkpoint --json RUN
     export: SETTINGS --checkpoint --format --json --out RUN
@@ -52,7 +65,7 @@ COMMANDS = """
     metrics password: USER
     preflight: --config --json --set --store
     prepare: PATHS --bad-samples --check --config --difficulty --dtype --json --layout --overwrite --set --show
-    prepare: --repetitions --signers --synthetic --to --words
+    prepare: --repetitions --signers --synthetic --task --to --words
     report: --json --out --set --store RUN
     resume: --context --json --namespace --timeout --wait -n JOB
     status: --context --json --namespace --set --store -n JOB
@@ -60,6 +73,7 @@ COMMANDS = """
     submit: SETTINGS --context --cpu --data-volume --dry-run --gpus --image --json --memory --name --namespace --nproc
     submit: --secret --service-account --store-volume --timeout --wait --workers -n
     train: SETTINGS --folds --json
+    translate: SETTINGS --checkpoint --in --json --nbest --out --scores --temperature --top-k --top-p RUN
     wait: --context --json --namespace --timeout -n JOB
 """
 
@@ -162,6 +176,11 @@ SIGNS = """
     precision.tf32
     prefetch
     process_timeout_seconds
+    profile.active
+    profile.enabled
+    profile.operators
+    profile.wait
+    profile.warmup
     run.deadline_seconds
     run.grace_seconds
     run.init_allow
@@ -195,6 +214,7 @@ SIGNS = """
     schedule.threshold
     schedule.warmup
     schedule.warmup_from
+    schedule.width
     seed
     strategy
     task
@@ -210,6 +230,7 @@ SIGNS = """
     telemetry.prometheus.pushgateway
     telemetry.prometheus.tls_cert
     telemetry.prometheus.tls_key
+    telemetry.rules
     telemetry.sample_ids
     telemetry.segment_seconds
     telemetry.tensorboard
@@ -220,6 +241,20 @@ SIGNS = """
     watchdog.first_step_seconds
     watchdog.step_seconds
 """
+
+TRANSLATION = """
+    data.allow_overlap data.bad_budget data.bad_samples data.batch_by data.corpus data.corpus_seed data.digest
+    data.layout data.long_pairs data.max_source_len data.max_target_len data.max_tokens data.pairs data.path data.pool
+    data.shuffle_targets data.source_lang data.target_lang data.test_files data.test_share data.train_files
+    data.val_files data.val_share
+    decode.alpha decode.batch_size decode.beam_size decode.min_len decode.no_repeat_ngram decode.translate_samples
+    loss.label_smoothing loss.smoothing_mass
+    model.activation model.d_ff model.d_model model.decoder_layers model.dropout model.norm model.num_heads
+    model.num_layers model.position model.tie
+    tokenizer.digest tokenizer.joint tokenizer.kind tokenizer.min_count tokenizer.normalise tokenizer.path
+    tokenizer.target_vocab_size tokenizer.vocab_size
+"""
+"""Beside those that all tasks have."""
 
 
 def parameters(command):
@@ -255,7 +290,8 @@ def test_commands_and_their_options_are_frozen():
 
 
 def test_names_of_settings_are_frozen():
-    frozen = {"signs": SIGNS}
+    common = [name for name in SIGNS.split() if not name.startswith(("data.", "model.", "loss."))]
+    frozen = {"signs": SIGNS, "translation": " ".join([*common, TRANSLATION])}
     assert set(TASK_SETTINGS) == set(frozen), "every task has its list here"
     for task, names in frozen.items():
         assert set(leaves(TASK_SETTINGS[task])) == set(names.split())

@@ -5,8 +5,7 @@ import pytest
 from trainer.config.digest import differences, digest, matters
 from trainer.config.names import leaves
 from trainer.config.notes import RULES, notes
-from trainer.config.signs import SignsSettings
-from trainer.config.sources import load_settings
+from trainer.config.sources import TASK_SETTINGS, load_settings
 
 
 def settings(*overrides):
@@ -64,5 +63,5 @@ def test_settings_without_effect_are_named():
 
 
 def test_rules_of_notes_name_settings_there_are():
-    known = leaves(SignsSettings)
+    known = {name for settings in TASK_SETTINGS.values() for name in leaves(settings)}
     assert [name for rule in RULES for name in (*rule.names, rule.governor) if name not in known] == []

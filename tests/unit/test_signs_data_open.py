@@ -10,7 +10,8 @@ import pytest
 from tests.signs_layouts import data_settings, make_clips, source_at, stream_of, write_labels, write_mmap, write_npz
 from trainer.config.signs import SchemaSettings, SignsData
 from trainer.errors import DataError, SettingsError
-from trainer.tasks.signs.pack import BadSamples, pack
+from trainer.tasks.bad_samples import BadSamples
+from trainer.tasks.signs.pack import pack
 from trainer.tasks.signs.packed import Recordings
 from trainer.tasks.signs.recordings import open_recordings
 

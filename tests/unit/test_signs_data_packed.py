@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from trainer.errors import DataError, InfrastructureError
-from trainer.tasks.signs.pack import BadSamples, pack
+from trainer.tasks.bad_samples import BadSample, BadSamples
+from trainer.tasks.signs.pack import pack
 from trainer.tasks.signs.packed import ClassInfo, Recordings
-from trainer.tasks.signs.readers.source import BadSample, Recording, Source
+from trainer.tasks.signs.readers.source import Recording, Source
 from trainer.tasks.signs.schema import Schema
 
 GLOVE = Schema.preset("powerglove")

@@ -18,7 +18,8 @@ from tests.signs_layouts import (
     write_npz,
 )
 from trainer.errors import DataError
-from trainer.tasks.signs.pack import BadSamples, pack
+from trainer.tasks.bad_samples import BadSamples
+from trainer.tasks.signs.pack import pack
 from trainer.tasks.signs.packed import Recordings
 from trainer.tasks.signs.readers.source import BadSample
 from trainer.tasks.signs.recordings import open_recordings

@@ -7,6 +7,7 @@ import torch
 
 from trainer.config.signs import SignsModel, SignsSettings
 from trainer.errors import DataError
+from trainer.tasks import weight_files
 from trainer.tasks.signs import weights
 from trainer.tasks.signs.schema import Schema
 
@@ -27,7 +28,7 @@ def test_a_published_file_loads_strictly(tmp_path, prefix):
         "scheduler": {"factor": 0.2, "best": float("inf"), "mode": "min"},
     }
     torch.save(old, tmp_path / "30.pth")
-    state = weights.load_pth(tmp_path / "30.pth")
+    state = weight_files.load_pth(tmp_path / "30.pth")
     assert weights.load_into(target, state, [], "30.pth") == []
     target.load_state_dict(state, strict=True)
     assert all(
@@ -75,30 +76,30 @@ def test_a_file_that_is_not_weights_is_one_line(tmp_path, kind, capsys):
     else:
         torch.save([1, 2] if kind == "list" else {"a": 3}, path)
     with pytest.raises(DataError, match=r"model\.pth") as caught:
-        weights.load_pth(path)
+        weight_files.load_pth(path)
     assert "\n" not in str(caught.value)
     assert capsys.readouterr().out == ""
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(DataError, match=r"none\.pth does not exist"):
-        weights.load_pth(tmp_path / "none.pth")
+        weight_files.load_pth(tmp_path / "none.pth")
 
 
 def test_saved_files_hold_tensors_and_plain_facts_only(tmp_path):
     made = model()
     about = weights.facts({"classes": [[1, "a", "كلمة"]], "schema": KARSL.to_json()}, LEGACY.model, {"top1": 0.5})
-    weights.save_pth(tmp_path / "deep" / "7.pth", made.state_dict(), about)
+    weight_files.save_pth(tmp_path / "deep" / "7.pth", made.state_dict(), about)
     loaded = torch.load(tmp_path / "deep" / "7.pth", weights_only=True)
     assert set(loaded) == {"model", "facts"}
-    assert weights.load_facts(tmp_path / "deep" / "7.pth") == about
+    assert weight_files.load_facts(tmp_path / "deep" / "7.pth") == about
     assert Schema.from_json(loaded["facts"]["info"]["schema"]) == KARSL
-    model().load_state_dict(weights.load_pth(tmp_path / "deep" / "7.pth"), strict=True)
+    model().load_state_dict(weight_files.load_pth(tmp_path / "deep" / "7.pth"), strict=True)
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["7.pth"]
 
 
 def test_a_broken_safetensors_file_is_one_line(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"not tensors at all")
     with pytest.raises(DataError, match=r"model\.safetensors cannot be read") as caught:
-        weights.read_weights(tmp_path)
+        weight_files.read_weights(tmp_path)
     assert "\n" not in str(caught.value)

@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from tests.unit.telemetry_samples import pass_done, records_of, run_started, step_done
+from tests.unit.telemetry_samples import (
+    NUM_POINTS,
+    check,
+    evaluations,
+    pass_done,
+    records_of,
+    run_started,
+    step_done,
+    steps,
+)
 from trainer.telemetry.bus import Bus
 from trainer.telemetry.events import CheckpointPublished, Event, NonFinite, Resumed, Warned
 from trainer.telemetry.rules import Finding, Rule
@@ -16,32 +25,6 @@ from trainer.telemetry.rules_machine import CpuOnly, GraceBudget, SlowData, Unst
 from trainer.telemetry.rules_passes import FrozenMetric, LargeGap, OneClass, Overfit
 from trainer.telemetry.trace import Trace
 from trainer.telemetry.warnings import Watcher, find_warnings, general_rules
-
-NUM_POINTS = 30
-"""Log points of 20 steps: three windows of 200 steps."""
-
-
-def steps(count: int = NUM_POINTS, **of_point: Any) -> list[Event]:
-    """`count` log points; a callable value is asked with the number of the point."""
-    return [
-        step_done(
-            20 * (point + 1),
-            **{name: value(point) if callable(value) else value for name, value in of_point.items()},
-        )
-        for point in range(count)
-    ]
-
-
-def evaluations(validation: list[float | None], training: list[float], **metrics: Any) -> list[Event]:
-    """Epochs of one log point and a pass each."""
-    happened: list[Event] = []
-    for epoch, (val, train) in enumerate(zip(validation, training, strict=True), start=1):
-        happened += [step_done(20 * epoch, loss=train), pass_done(20 * epoch, val, metrics=metrics)]
-    return happened
-
-
-def check(rule: Rule, happened: list[Event], **started: Any) -> Finding | None:
-    return rule.check(Trace.of(records_of(run_started(**started), *happened)))
 
 
 def flat(improvement: float, accuracy: float = 0.29, **more: Any) -> list[Event]:

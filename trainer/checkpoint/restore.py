@@ -11,7 +11,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from trainer.checkpoint.attempts import get_json
 from trainer.checkpoint.crash import point
 from trainer.checkpoint.manifest import MANIFEST_FILE, FileRecord, FolderName, Manifest, ManifestError
 from trainer.checkpoint.run import CHECKPOINTS, Emit, Run
-from trainer.checkpoint.state import STATE_FILE, file_of
+from trainer.checkpoint.state import STATE_FILE, TENSORS, file_of
 from trainer.checkpoint.store import Store, StoreDamaged, StoreMissing
 from trainer.checkpoint.tensors import CHUNK_BYTES, TensorsError, load_tensors
 from trainer.errors import InfrastructureError, RunError
@@ -50,6 +50,8 @@ class Restored:
     meta: dict[str, Any]
     tensors: dict[str, dict[str, Tensor]]
     manifest: Manifest
+    files: dict[str, bytes] = field(default_factory=dict)
+    """What lies beside the weights (tokenizers); always loaded."""
 
 
 def restore(run: Run, emit: Emit) -> Restored | None:
@@ -73,8 +75,8 @@ def load_checkpoint(
 ) -> Restored | None:
     """A checkpoint by `latest`, `best`, step or folder name; None when there is no such one.
 
-    `parts` (for example `["model"]`) loads and verifies only those files. Raises RunError when it is damaged; `latest`
-    steps back as a resume would.
+    `parts` (for example `["model"]`) loads and verifies only those tensors. Raises RunError when it is damaged;
+    `latest` steps back as a resume would.
     """
     tell = emit or _silent
     if which == "latest":
@@ -193,17 +195,19 @@ def _candidates(store: Store, run: str, hint: str) -> Iterator[FolderName]:
 
 
 def _load(store: Store, run: str, name: FolderName, manifest: Manifest, parts: Collection[str] | None) -> Restored:
-    only = None if parts is None else {STATE_FILE, *(file_of(part) for part in parts)}
+    beside = {file for file in manifest.files if not file.endswith(TENSORS)} - {STATE_FILE}
+    only = None if parts is None else {STATE_FILE, *beside, *(file_of(part) for part in parts)}
     with tempfile.TemporaryDirectory(prefix="trainer-restore-") as scratch:
         paths = verify_files(store, run, name, manifest, Path(scratch), only)
         try:
             meta = json.loads(paths[STATE_FILE].read_bytes())
-            tensors = {path.stem: load_tensors(path) for file, path in paths.items() if file != STATE_FILE}
+            tensors = {path.stem: load_tensors(path) for file, path in paths.items() if file.endswith(TENSORS)}
+            files = {file: paths[file].read_bytes() for file in beside}
         except (TensorsError, ValueError, KeyError) as error:
             raise Rejected(f"a file of right digest cannot be read: {error}", "unreadable") from error
         except OSError as error:
             raise _unreadable(Path(error.filename or scratch), error) from error
-    return Restored(str(name), manifest.step, manifest.epoch, meta, tensors, manifest)
+    return Restored(str(name), manifest.step, manifest.epoch, meta, tensors, manifest, files)
 
 
 def _load_or_raise(

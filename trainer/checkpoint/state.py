@@ -20,6 +20,8 @@ from trainer.checkpoint.store import Chunk
 from trainer.checkpoint.tensors import Layout, plan_layout, stream, views
 
 STATE_FILE = "state.json"
+TENSORS = ".safetensors"
+"""Ending of the files with tensors."""
 _ALIGNMENT = 64
 _SHAPE, _DTYPE = attrgetter("shape"), attrgetter("dtype")
 
@@ -34,6 +36,8 @@ class State:
     """JSON values: cursor, schedule, scaler, best."""
     model_metadata: dict[str, str] = field(default_factory=dict)
     """Texts for the header of the model's file."""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """Small files that lie beside the weights, because these mean nothing without them (tokenizers)."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class Snapshot:
     """By part: the layout and its slice of the flat buffer."""
     meta_json: bytes
     model_metadata: dict[str, str]
+    extra: Mapping[str, bytes]
+    """`State.files`, which never change."""
     size_bytes: int
 
     @property
@@ -56,6 +62,8 @@ class Snapshot:
         for part, (layout, buffer) in self.parts.items():
             metadata = self.model_metadata if part in ("model", "ema") else {}
             yield file_of(part), stream(layout, metadata, buffer)
+        for name, content in self.extra.items():
+            yield name, iter([content])
         yield STATE_FILE, iter([self.meta_json])
 
 
@@ -99,8 +107,8 @@ class HostBuffers:
                 torch.cuda.current_stream(device).synchronize()
         point("after_copy")
         meta_json = json.dumps(state.meta, sort_keys=True).encode()
-        size_bytes = plan.size_bytes + len(meta_json)
-        return Snapshot(dict(self._parts), meta_json, dict(state.model_metadata), size_bytes)
+        size_bytes = plan.size_bytes + len(meta_json) + sum(map(len, state.files.values()))
+        return Snapshot(dict(self._parts), meta_json, dict(state.model_metadata), state.files, size_bytes)
 
     def _prepare(self, state: State) -> _Plan:
         signature = _signature(state.tensors)
@@ -123,7 +131,7 @@ class HostBuffers:
 
 def file_of(part: str) -> str:
     """The file of a part of the state."""
-    return f"{part}.safetensors"
+    return part + TENSORS
 
 
 def _signature(tensors: Mapping[str, Mapping[str, Tensor]]) -> tuple[object, ...]:

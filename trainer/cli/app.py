@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import typer
 
 from trainer.cli import checkpoints, cluster, metrics
+from trainer.cli.compare import compare
 from trainer.cli.config import config
 from trainer.cli.launch import PASSED_ON, launch
 from trainer.cli.models import evaluate, export
@@ -21,6 +22,7 @@ from trainer.cli.preflight import preflight
 from trainer.cli.prepare import prepare
 from trainer.cli.report import report
 from trainer.cli.train import train
+from trainer.cli.translate import translate
 from trainer.errors import Stopped, TrainerError
 from trainer.kube.verdict import begin, leave
 
@@ -70,6 +72,16 @@ app.command(
     "trainer preflight --store s3://bucket/runs\n\n"
     "trainer preflight --store s3://bucket/runs --set s3.endpoint=https://s3.example.org --json",
 )(preflight)
+app.command(
+    epilog="Examples:\n\n"
+    "trainer compare optim.name=adam,adamw,sgd --config quick --seeds 3\n\n"
+    "trainer compare model.dropout=0.1,0.3 --rates 1e-3 --max_steps 2000 --reach 0.5 --json",
+)(with_settings(compare))
+app.command(
+    epilog="Examples:\n\n"
+    "echo 'forty two' | trainer translate\n\n"
+    "trainer translate my-run --store s3://bucket/runs --in test.en --out test.de --set decode.beam_size=8",
+)(with_settings(translate))
 app.command(
     context_settings=PASSED_ON,
     epilog="Examples:\n\n"

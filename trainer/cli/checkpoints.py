@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trainer.cli.arguments import JsonOption, NamedRun, RunArgument, StoreOption, WhichOption
+from trainer.cli.average import average
 from trainer.cli.options import SetOption, SettingsArguments, about_store
 from trainer.cli.output import print_json, print_table, size
 
@@ -133,6 +134,9 @@ def promote(
     found = find_run(run, about_store(store, overrides))
     name = keep(found.store, found.name, which)
     return _done(as_json, f"{found.store.url}/{found.name}", str(name), "is a milestone now in")
+
+
+app.command(epilog="Example: trainer checkpoints average my-run --last 5")(average)
 
 
 def _list_runs(given: SettingsArguments, as_json: bool) -> int:

@@ -14,7 +14,7 @@ from trainer.cli.output import print_json, print_table
 if TYPE_CHECKING:
     from trainer.cli.runs import FoundRun
 
-NUM_CHECKED_CLIPS = 32
+NUM_CHECKED_SAMPLES = 32
 """Real samples on which an exported model is compared with the original."""
 
 FormatOption = Annotated[Literal["all", "pth", "onnx"], typer.Option("--format", help="What to write.")]
@@ -54,10 +54,11 @@ def export(
     from trainer.cli.runs import find_run
     from trainer.cli.saved import open_saved
     from trainer.tasks import registry
+    from trainer.tasks.exporting import write_beside
 
     found = find_run(run or given.flags.get("--run_name"), given)
     saved = open_saved(found, which, given)
-    samples = saved.task.samples(NUM_CHECKED_CLIPS)  # type: ignore[attr-defined]  # of tasks that export
+    samples = saved.task.samples(NUM_CHECKED_SAMPLES)  # type: ignore[attr-defined]  # of tasks that export
     own = out or _own_folder(found)
     with tempfile.TemporaryDirectory(prefix="trainer-export-") as scratch:
         written = registry.load(saved.settings.task, "export").export_model(
@@ -69,6 +70,7 @@ def export(
             samples=samples,
             epoch=max(1, saved.checkpoint.epoch),
         )
+        written += write_beside(saved.checkpoint.files, own or Path(scratch))
         places = [str(one.path) if own else _put(found, one.path, scratch) for one in written]
     if as_json:
         rows = zip(written, places, strict=True)
@@ -78,7 +80,7 @@ def export(
         checked = (
             ""
             if one.max_difference is None
-            else (f"  (largest difference to onnxruntime {one.max_difference:.1e} over {one.num_clips} samples)")
+            else (f"  (largest difference to onnxruntime {one.max_difference:.1e} over {one.num_samples} samples)")
         )
         print(f"{one.kind}  {place}{checked}")
     return 0

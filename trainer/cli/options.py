@@ -68,8 +68,11 @@ def about_store(store: str | None, overrides: list[str] | None) -> SettingsArgum
 
 
 def known_flags() -> dict[str, Leaf]:
-    """The short flags of every task."""
-    return {flag: leaf for settings in TASK_SETTINGS.values() for flag, leaf in flags(settings).items()}
+    """The short flags of every task; where tasks share one, the default task says its help."""
+    found: dict[str, Leaf] = {}
+    for settings in TASK_SETTINGS.values():
+        found |= {flag: leaf for flag, leaf in flags(settings).items() if flag not in found}
+    return found
 
 
 def with_settings(function: Callable[..., int]) -> Callable[..., int]:

@@ -4,7 +4,7 @@ import json
 import sys
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import IO, Any
 
 _notices: list[deque[str]] = []
 """Those of every store that this command has opened."""
@@ -23,9 +23,9 @@ def say_notices() -> None:
         print(f"note: {text}", file=sys.stderr)
 
 
-def print_json(value: Any) -> None:
+def print_json(value: Any, target: IO[str] | None = None) -> None:
     """One line of JSON; numbers that JSON lacks are refused, names keep their letters."""
-    print(json.dumps(value, ensure_ascii=False, allow_nan=False, default=str))
+    print(json.dumps(value, ensure_ascii=False, allow_nan=False, default=str), file=target)
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]], right: frozenset[int] = frozenset()) -> None:

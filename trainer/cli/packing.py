@@ -17,6 +17,7 @@ from trainer.checkpoint.store import Store
 from trainer.checkpoint.stores import open_store
 from trainer.cli.output import will_note
 from trainer.config.signs import SignsSettings
+from trainer.config.translation import TranslationSettings
 from trainer.errors import SettingsError
 from trainer.tasks import registry
 from trainer.tasks.disk import disk_errors, one_at_a_time
@@ -24,12 +25,15 @@ from trainer.tasks.push import objects_of, push
 from trainer.tasks.remote import cache_root, is_url, local_path, split_url
 from trainer.telemetry.counting import counting
 
+PreparedSettings = SignsSettings | TranslationSettings
+"""Of the tasks whose data can be prepared."""
+
 
 @dataclass(frozen=True)
 class Order:
     """What a command line asks for."""
 
-    settings: SignsSettings
+    settings: PreparedSettings
     source: str | None
     """What is packed or pushed; None: nothing, or generated recordings."""
     target: str | None
@@ -47,7 +51,7 @@ class Order:
 
 def read_order(
     paths: list[str],
-    settings: SignsSettings,
+    settings: PreparedSettings,
     *,
     synthetic: bool,
     looks: bool,
@@ -56,9 +60,10 @@ def read_order(
     overwrite: bool,
 ) -> Order:
     """What the paths of a command line mean. Raises SettingsError for too many, too few, and wrong pairs."""
-    only_looks = looks and len(paths) == 1 and not synthetic and to is None
+    is_embedded = settings.data.layout == "embedded"
+    only_looks = looks and len(paths) == 1 - is_embedded and not synthetic and to is None
     sources, targets = ([], paths) if synthetic or only_looks else (paths[:1], paths[1:])
-    if len(sources) != (not synthetic and not only_looks) or len(targets) > 1 or not (targets or to):
+    if len(sources) != (not synthetic and not only_looks) or len(targets) > 1 or not (targets or to or only_looks):
         raise SettingsError(
             "prepare takes SOURCE and TARGET (`trainer prepare karsl-502 data/signs`), TARGET alone with --synthetic, "
             "a packed folder with --show or --check; with --to URL, TARGET may be left out; "
@@ -75,12 +80,15 @@ def read_order(
 
 
 @contextmanager
-def packed(order: Order, *, verify: bool) -> Iterator[tuple[Path, str]]:
-    """The packed folder, made and pushed as ordered, and one line that says what there is.
+def packed(order: Order, *, verify: bool) -> Iterator[tuple[Path | None, str]]:
+    """The packed folder, made and pushed as ordered, and one line that says what there is; none for an embedded corpus.
 
     With `verify` the digests of a folder that is only looked at are compared where that can mend it (in the cache).
     Raises what `prepare_data`, `local_path` and `push` raise.
     """
+    if not order.makes and not order.target:
+        yield None, ""
+        return
     if not order.makes:
         yield local_path(order.place, order.settings, verify=verify), f"{order.place} is packed already"
         return
@@ -124,10 +132,9 @@ def _pack(order: Order, source: Path | None, target: Path) -> Any:
 
 def _push(order: Order, prepared: Any, store: Store) -> str:
     settings = order.settings
-    names = registry.load(settings.task, "packed").files_of(prepared.path)
     with counting("pushing", mode=settings.telemetry.progress, in_bytes=True) as count:
         parallel = settings.s3.parallel
-        index = push(prepared.path, names, store, overwrite=order.overwrite, parallel=parallel, count=count)
+        index = push(prepared.path, prepared.files, store, overwrite=order.overwrite, parallel=parallel, count=count)
     what: str = prepared.summary(store.url)
     return f"nothing to push, they are there already: {what}" if index is None else f"{what}; train: --data {store.url}"
 

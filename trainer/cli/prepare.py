@@ -1,4 +1,4 @@
-"""`trainer prepare`: recordings of any layout, or generated ones, into the packed form; and words as pictures."""
+"""`trainer prepare`: data of any layout, or generated ones, into the form that training reads; and a look at them."""
 
 from pathlib import Path
 from typing import Annotated, Literal, cast
@@ -8,8 +8,7 @@ import typer
 from trainer.cli.arguments import JsonOption
 from trainer.cli.options import ConfigOption, SetOption, SettingsArguments
 from trainer.cli.output import print_json
-from trainer.cli.packing import packed, read_order
-from trainer.config.signs import SignsSettings
+from trainer.cli.packing import PreparedSettings, packed, read_order
 from trainer.tasks import registry
 
 PathsArgument = Annotated[
@@ -20,7 +19,7 @@ PathsArgument = Annotated[
         metavar="PATHS",
     ),
 ]
-SyntheticOption = Annotated[bool, typer.Option("--synthetic", help="Generate recordings instead of reading some.")]
+SyntheticOption = Annotated[bool, typer.Option("--synthetic", help="Generate data instead of reading some.")]
 WordsOption = Annotated[int | None, typer.Option(help="Generated words (data.synthetic_words).")]
 SignersOption = Annotated[int | None, typer.Option(help="Generated signers (data.synthetic_signers).")]
 RepetitionsOption = Annotated[int | None, typer.Option(help="Recordings of a word by a signer.")]
@@ -40,8 +39,14 @@ CheckOption = Annotated[
 ]
 ShowOption = Annotated[
     list[str] | None,
-    typer.Option(help="Draw this word (its id or name) as stick figures; may be repeated.", metavar="WORD"),
+    typer.Option(
+        help="signs: draw this word (its id or name) as stick figures; may be repeated. translation: print so many "
+        "pairs as text, tokens and ids.",
+        metavar="WORD|N",
+    ),
 ]
+
+TaskOption = Annotated[str | None, typer.Option("--task", help="Whose data they are [default: signs].")]
 
 
 def prepare(
@@ -58,11 +63,12 @@ def prepare(
     overwrite: OverwriteOption = False,
     show: ShowOption = None,
     check: CheckOption = False,
+    task: TaskOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Pack recordings into the memory-mapped form that training reads, or generate some."""
+    """Bring data into the form that training reads (recordings: memory-mapped arrays), or generate some."""
     given = {
         "data.synthetic_words": words,
         "data.synthetic_signers": signers,
@@ -70,30 +76,29 @@ def prepare(
         "data.synthetic_difficulty": difficulty,
         "data.layout": layout,
         "data.bad_samples": bad_samples,
+        "task": task,
     }
     flags = {name: str(value) for name, value in given.items() if value is not None}
-    settings = cast(SignsSettings, SettingsArguments(config, overrides or [], flags).load().settings)
+    settings = cast(PreparedSettings, SettingsArguments(config, overrides or [], flags).load().settings)
     order = read_order(
         paths or [], settings, synthetic=synthetic, looks=bool(show) or check, to=to, dtype=dtype, overwrite=overwrite
     )
     with packed(order, verify=check) as (folder, summary):
-        files = _draw(settings.task, folder, show, order.place) if show else []
+        room = registry.load(settings.task, "prepare")
+        found = room.shown(settings, folder, show, _beside(folder, order.place)) if show else []
         findings = registry.load(settings.task, "check").check(folder) if check else None
     if as_json:
-        found = findings.to_json() if findings else None
-        print_json({"path": order.place, "summary": summary, "pictures": files, "check": found})
+        checked = findings.to_json() if findings else None
+        print_json({"path": order.place, "summary": summary, room.SHOWN: found, "check": checked})
         return 0
-    print(findings.to_text() if findings else summary)
-    for file in files:
-        print(file)
+    if text := findings.to_text() if findings else summary:
+        print(text)
+    for text in found:
+        print(text)
     return 0
 
 
-def _draw(task: str, folder: Path, words: list[str], place: str) -> list[Path]:
-    """Pictures beside a folder; those of data in a store go into the working directory."""
-    recordings = registry.load(task, "packed").Recordings.open(folder)
-    wanted = [int(word) if word.isdecimal() else word for word in words]
+def _beside(folder: Path | None, place: str) -> Path:
+    """Where pictures go: beside a folder; those of data in a store into the working directory."""
     name = f"{place.rstrip('/').rpartition('/')[2]}-pictures"
-    target = Path(name) if place.startswith("s3:") else folder.with_name(name)
-    files: list[Path] = registry.load(task, "prepare").draw(recordings, wanted, target)
-    return files
+    return Path(name) if folder is None or place.startswith("s3:") else folder.with_name(name)

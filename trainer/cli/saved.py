@@ -34,10 +34,19 @@ class Saved:
     weights: dict[str, Tensor]
 
 
-def open_saved(found: FoundRun, which: str, given: SettingsArguments) -> Saved:
-    """Open a checkpoint with the settings of its run, changed by what the command line says (other data, device).
+@dataclass(frozen=True)
+class SavedWeights:
+    """A checkpoint with the settings of its run; the data are not opened."""
 
-    Raises RunError when there is no such checkpoint or it is damaged, DataError when the data are not there.
+    settings: CommonSettings
+    checkpoint: Restored
+    weights: dict[str, Tensor]
+
+
+def open_weights(found: FoundRun, which: str, given: SettingsArguments) -> SavedWeights:
+    """A checkpoint with the settings of its run, changed by what the command line says (other data, device).
+
+    Raises RunError when there is no such checkpoint or it is damaged.
     """
     base = ConfigFile(json.dumps(found.record["config"]), f"run {found.name}", found.record["task"])
     if found.record["task"] not in registry.TASKS:
@@ -49,8 +58,14 @@ def open_saved(found: FoundRun, which: str, given: SettingsArguments) -> Saved:
         )
     settings = given.load(base).settings
     settings.run.init_from = None
-    task: Task = registry.load(settings.task).create(settings)
-    return Saved(settings, task, checkpoint, checkpoint.tensors.get("ema", checkpoint.tensors["model"]))
+    return SavedWeights(settings, checkpoint, checkpoint.tensors.get("ema", checkpoint.tensors["model"]))
+
+
+def open_saved(found: FoundRun, which: str, given: SettingsArguments) -> Saved:
+    """The same with its task. Raises DataError when the data are not there."""
+    saved = open_weights(found, which, given)
+    task: Task = registry.load(saved.settings.task).create(saved.settings)
+    return Saved(saved.settings, task, saved.checkpoint, saved.weights)
 
 
 def evaluate(saved: Saved) -> dict[str, Metrics]:

@@ -20,6 +20,7 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Literal, NamedTuple, Self
 
+from trainer.config.lengths import PerEpoch, in_epochs, in_steps, typical
 from trainer.errors import SettingsError
 
 UNITS = {"": "steps", "step": "steps", "steps": "steps", "%": "%", "epoch": "epochs", "epochs": "epochs"}
@@ -33,7 +34,7 @@ class Lengths(NamedTuple):
     """What percentages and epochs are resolved against."""
 
     total_steps: int
-    steps_per_epoch: int
+    steps_per_epoch: PerEpoch
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,11 @@ class Amount:
             raise ValueError(f"{text!r} is more than 100 %, the whole run")
         return cls(number, UNITS[unit])
 
-    def steps(self, total_steps: int, steps_per_epoch: int) -> Fraction:
+    def steps(self, total_steps: int, steps_per_epoch: PerEpoch) -> Fraction:
         """The amount in steps, exactly (2.5 epochs of 10 steps are 25)."""
         if self.unit == "%":
             return self.number * total_steps / 100
-        return self.number * steps_per_epoch if self.unit == "epochs" else self.number
+        return in_steps(self.number, steps_per_epoch) if self.unit == "epochs" else self.number
 
 
 class _Every(NamedTuple):
@@ -130,20 +131,24 @@ class Trigger:
         last = None if stop is None else _positive(stop, text)
         return cls(_positive(period, text), first, last, end=end)
 
-    def resolve(self, total_steps: int, steps_per_epoch: int) -> Moments:
+    def resolve(self, total_steps: int, steps_per_epoch: PerEpoch) -> Moments:
         """The trigger for these lengths, kept, so that asking again costs a look-up."""
         lengths = Lengths(total_steps, steps_per_epoch)
         if lengths not in self._resolved:
             steps = {math.ceil(amount.steps(*lengths)) for amount in self.at} | ({total_steps} if self.end else set())
-            every = None if self.period is None else _integers(self.period, self.start, self.stop, lengths)
+            every = None
+            if self.period and self.period.unit == "epochs" and not isinstance(steps_per_epoch, int):
+                steps |= _uneven(self.period, self.start, self.stop, lengths)
+            elif self.period:
+                every = _integers(self.period, self.start, self.stop, lengths)
             self._resolved[lengths] = Moments(every, frozenset(steps))
         return self._resolved[lengths]
 
-    def due(self, step: int, total_steps: int, steps_per_epoch: int) -> bool:
+    def due(self, step: int, total_steps: int, steps_per_epoch: PerEpoch) -> bool:
         """Does it fire after this step (the number of updates done, from 1)?"""
         return self.resolve(total_steps, steps_per_epoch).due(step)
 
-    def firings(self, total_steps: int, steps_per_epoch: int) -> list[int]:
+    def firings(self, total_steps: int, steps_per_epoch: PerEpoch) -> list[int]:
         """All steps of the run after which it fires, in order."""
         moments = self.resolve(total_steps, steps_per_epoch)
         return [step for step in range(1, total_steps + 1) if moments.due(step)]
@@ -180,7 +185,7 @@ class Curve:
                 raise ValueError(f"{text!r} has knots out of order: each must come after the one before it")
         return cls(knots, shape or "linear")
 
-    def value(self, step: int, total_steps: int, steps_per_epoch: int) -> float:
+    def value(self, step: int, total_steps: int, steps_per_epoch: PerEpoch) -> float:
         """The value for the step after `step` updates. SettingsError if these lengths put knots out of order."""
         lengths = Lengths(total_steps, steps_per_epoch)
         if lengths not in self._resolved:
@@ -199,9 +204,10 @@ class Curve:
         exact = [amount.steps(*lengths) for _, amount in self.knots]
         if any(left >= right for left, right in pairwise(exact)):
             places = ", ".join(f"{float(place):g}" for place in exact)
+            run = f"{lengths.total_steps} steps, {typical(lengths.steps_per_epoch)} an epoch"
             raise SettingsError(
-                f"the knots of a curve are out of order in a run of {lengths.total_steps} steps, "
-                f"{lengths.steps_per_epoch} an epoch: they fall on steps {places}; use one unit or train longer"
+                f"the knots of a curve are out of order in a run of {run}: they fall on steps {places}; use one unit "
+                "or train longer"
             )
         scale = math.lcm(*(place.denominator for place in exact))
         return _Knots([int(place * scale) for place in exact], [float(value) for value, _ in self.knots], scale)
@@ -265,3 +271,18 @@ def _integers(period: Amount, start: Amount | None, stop: Amount | None, lengths
     last = stop.steps(*lengths) if stop else None
     scale = math.lcm(step.denominator, first.denominator, last.denominator if last is not None else 1)
     return _Every(int(first * scale), int(step * scale), None if last is None else int(last * scale), scale)
+
+
+def _uneven(period: Amount, start: Amount | None, stop: Amount | None, lengths: Lengths) -> set[int]:
+    """Steps at which "every so many epochs" fires where epochs differ: its points lie evenly in epochs."""
+    per_epoch = lengths.steps_per_epoch
+    first = in_epochs(start.steps(*lengths), per_epoch) if start else period.number
+    last = min(stop.steps(*lengths) if stop else math.inf, lengths.total_steps)
+    found: set[int] = set()
+    point = first
+    while (place := in_steps(point, per_epoch)) <= last:
+        step = math.ceil(place)
+        found.add(step)
+        # From the step on, so that a period below one step costs no more than a step.
+        point = first + (math.floor((in_epochs(Fraction(step), per_epoch) - first) / period.number) + 1) * period.number
+    return found

@@ -5,7 +5,7 @@ own below it (`passes.val`), which nobody can list beforehand.
 """
 
 import types
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from functools import lru_cache
 from typing import Any, Literal, Union, get_args, get_origin
@@ -44,7 +44,11 @@ def leaves(settings: type[Section]) -> dict[str, Leaf]:
 
 def flags(settings: type[Section]) -> dict[str, Leaf]:
     """The settings that have a short form on the command line, by flag."""
-    return {leaf.flag: leaf for leaf in leaves(settings).values() if leaf.flag}
+    known = leaves(settings)
+    further = getattr(settings, "short_flags", {})
+    return {leaf.flag: leaf for leaf in known.values() if leaf.flag} | {
+        flag: replace(known[name], flag=flag) for flag, name in further.items()
+    }
 
 
 def sections(settings: type[Section]) -> set[str]:

@@ -4,12 +4,13 @@ Moments ("every 500 steps", "at 10%, 50%", "each 2 epochs", "never") and curves 
 the grammar of `config.expressions`; amounts are "500 steps", "10%", "2 epochs" or a bare number of steps.
 """
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
 
 from trainer.config.base import Section, setting
 from trainer.config.prometheus import PrometheusSettings
+from trainer.config.resume import without_path
 from trainer.config.s3 import S3Settings
 from trainer.config.texts import AmountText, CurveText, PatienceText, TriggerText
 
@@ -22,7 +23,8 @@ class RunSettings(Section):
     store: str = setting("file://checkpoints", flag="--store", matters=False)
     """Where runs live: `file:///folder`, `file://folder` below the working directory, or `s3://bucket/prefix`."""
     resume: Literal["auto", "required", "never"] = setting("auto", flag="--resume", matters=False)
-    """`required` refuses to start anew; `never` refuses to go on (the run must be new)."""
+    """`required` refuses to start anew; `never` refuses to go on (the run must be new). Or a path: the folder of a run
+    goes on (`run.store` and `run.name`), a file of weights begins a new one (`run.init_from`)."""
     resume_with_changes: bool = setting(False, flag="--resume-with-changes", matters=False)
     """Go on with a run whose settings differ in something that matters; the difference is printed and recorded."""
     init_from: str | None = setting(None)
@@ -35,6 +37,11 @@ class RunSettings(Section):
     """Time between being told to stop (SIGTERM) and being killed; in a pod its `terminationGracePeriodSeconds`."""
     max_dead_attempts: int = setting(5, ge=1, matters=False)
     """Attempts in a row that were killed or lost a process, without a new checkpoint; the next start gives up (4)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_path(cls, values: Any) -> Any:
+        return without_path(values) if isinstance(values, dict) else values
 
 
 class OptimSettings(Section):
@@ -73,13 +80,15 @@ class OptimSettings(Section):
 class ScheduleSettings(Section):
     """The learning rate over the run, as a factor on `optim.lr`."""
 
-    name: Literal["plateau", "cosine", "linear", "inverse_sqrt", "constant", "curve"] = setting("plateau")
+    name: Literal["noam", "plateau", "cosine", "linear", "inverse_sqrt", "constant", "curve"] = setting("plateau")
     warmup: AmountText = setting("0 steps")
     """Length of the linear warm-up before the schedule proper."""
     warmup_from: float = setting(0.0, ge=0)
     """Factor at step 0 of the warm-up."""
     floor: float = setting(0.0, ge=0)
     """Factor at the end of cosine and linear; smallest factor of plateau."""
+    width: int | None = setting(None, ge=1)
+    """For `noam`: the width d of the model; `translation` takes its own if this is null."""
     curve: CurveText | None = setting(None)
     """For `curve`: the factor as an expression, e.g. `1 @ 0, 1 @ 50%, 0.01 @ 100% cosine`."""
     metric: str | None = setting(None)
@@ -193,6 +202,22 @@ class TelemetrySettings(Section):
     warnings: bool = setting(True, matters=False)
     """Look for warning signs while training."""
     prometheus: PrometheusSettings = setting(PrometheusSettings())
+    rules: dict[str, str] = setting({}, matters=False)
+    """Other thresholds of warning signs by name, `exploding: "factor=2, num_steps=50"`, or `off`."""
+
+
+class ProfileSettings(Section):
+    """Where the time of some steps goes: a table of phases and operators, and a trace file in Chrome's format."""
+
+    enabled: bool = setting(False, matters=False)
+    wait: int = setting(5, ge=0, matters=False)
+    """Steps of an attempt before anything is measured; the first ones are no like of the others."""
+    warmup: int = setting(2, ge=0, matters=False)
+    """Steps in which torch's profiler runs already but keeps nothing."""
+    active: int = setting(10, ge=1, matters=False)
+    """Steps that are measured."""
+    operators: int = setting(15, ge=1, matters=False)
+    """Operators that are listed, those of most time of their own."""
 
 
 class OutputSettings(Section):
@@ -206,6 +231,9 @@ class OutputSettings(Section):
 
 class CommonSettings(Section):
     """Everything that is the same for every task; a task's settings class adds `task`, `data`, `model`, `loss`."""
+
+    short_flags: ClassVar[dict[str, str]] = {}
+    """Further short forms on the command line that a task brings along, and the settings they stand for."""
 
     task: str = setting("")
     """What is trained; a task's own class narrows it to its name."""
@@ -249,4 +277,5 @@ class CommonSettings(Section):
     checkpoint: CheckpointSettings = setting(CheckpointSettings())
     watchdog: WatchdogSettings = setting(WatchdogSettings())
     telemetry: TelemetrySettings = setting(TelemetrySettings())
+    profile: ProfileSettings = setting(ProfileSettings())
     output: OutputSettings = setting(OutputSettings())

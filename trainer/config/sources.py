@@ -19,11 +19,13 @@ from pydantic import ValidationError
 
 from trainer.config.files import ConfigFile, find_config, parse_yaml, to_value
 from trainer.config.names import Leaf, leaves, nearest, sections
+from trainer.config.names import flags as short_forms
 from trainer.config.settings import CommonSettings
 from trainer.config.signs import SignsSettings
+from trainer.config.translation import TranslationSettings
 from trainer.errors import SettingsError
 
-TASK_SETTINGS: dict[str, type[CommonSettings]] = {"signs": SignsSettings}
+TASK_SETTINGS: dict[str, type[CommonSettings]] = {"signs": SignsSettings, "translation": TranslationSettings}
 DEFAULT_TASK = "signs"
 PREFIX = "TRAINER__"
 _CREDENTIALS = re.compile(r"//[^/@\s]*@")
@@ -66,12 +68,9 @@ def load_settings(
     nearest right one, bad values with the rule they break.
     """
     flags, environ = dict(flags or {}), environ or {}
-    file = find_config(config, [task] if task in TASK_SETTINGS else list(TASK_SETTINGS)) if config else None
-    chosen = (
-        ""
-        if settings_class
-        else _choose_task(task or flags.get("--task") or flags.get("task"), environ, overrides, file or base)
-    )
+    wanted = task or _wanted_task(flags, environ, overrides)
+    file = find_config(config, [wanted] if wanted in TASK_SETTINGS else list(TASK_SETTINGS)) if config else None
+    chosen = "" if settings_class else _choose_task(wanted, file or base)
     if task:
         flags["--task"] = task
     reader = _Reader(settings_class or TASK_SETTINGS[chosen])
@@ -79,13 +78,15 @@ def load_settings(
     return reader.build(reader.merge([*sources, reader.command(overrides, flags)]))
 
 
-def _choose_task(
-    wanted: str | None, environ: Mapping[str, str], overrides: Sequence[str], file: ConfigFile | None
-) -> str:
-    """The task by the usual order; it decides which settings there are, so it is looked up before all others."""
+def _wanted_task(flags: Mapping[str, Any], environ: Mapping[str, str], overrides: Sequence[str]) -> str | None:
+    """The task that command line or environment name; with it a preset's name has one meaning."""
     on_command = dict(text.partition("=")[::2] for text in overrides).get("task")
-    in_file = file and (_root_task(file) or file.task)
-    task = wanted or on_command or environ.get(f"{PREFIX}TASK") or in_file or DEFAULT_TASK
+    return flags.get("--task") or flags.get("task") or on_command or environ.get(f"{PREFIX}TASK")
+
+
+def _choose_task(wanted: str | None, file: ConfigFile | None) -> str:
+    """The task by the usual order; it decides which settings there are, so it is looked up before all others."""
+    task = wanted or (file and (_root_task(file) or file.task)) or DEFAULT_TASK
     if task not in TASK_SETTINGS:
         near = get_close_matches(task, TASK_SETTINGS, 1, 0.5)
         hint = f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(TASK_SETTINGS)}"
@@ -130,16 +131,15 @@ class _Reader:
                 found += self._text(name.strip(), value.strip(), f"--set {name.strip()}")
             else:
                 self.problems.append(f"--set {text}: write --set NAME=VALUE, e.g. --set optim.lr=1e-3")
-        own = {leaf.flag: leaf.name for leaf in self.leaves.values() if leaf.flag}
+        own = {flag: leaf.name for flag, leaf in short_forms(self.settings).items()}
         for key, value in flags.items():
             name = own.get(key, key)
             leaf = self.leaves.get(name)
             if leaf is None:
                 self.problems.append(f"{key} is no option of this task ({self.settings.__name__})")
-            elif isinstance(value, str):
-                found += self._text(name, value, leaf.flag or "command line")
-            else:
-                found.append(_Given(name, value, leaf.flag or "command line"))
+                continue
+            where = key if key in own else leaf.flag or "command line"
+            found += self._text(name, value, where) if isinstance(value, str) else [_Given(name, value, where)]
         return found
 
     def merge(self, sources: Sequence[Sequence[_Given]]) -> dict[str, _Given]:

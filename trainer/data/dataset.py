@@ -3,7 +3,8 @@
 order (seed, epoch) ─► plan: step ─► indices ─► share of a rank ─► take(indices, epoch) ─► batch
 """
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,4 +28,20 @@ class DataSet(Protocol):
 
     def take(self, indices: Indices, epoch: int) -> Batch:
         """Samples `indices` (int64 `[B]`) of `epoch` as one batch; `batch["index"]` holds the indices back."""
+        ...
+
+
+@runtime_checkable
+class Ragged(DataSet, Protocol):
+    """A collection whose samples differ in size, so that a batch is padded to the longest of its own.
+
+    The engine shares batches among ranks by cost instead of number, and evaluates samples of like cost together.
+    """
+
+    def take_parts(self, parts: Sequence[Indices], epoch: int) -> list[Batch]:
+        """Every part as a batch of its own."""
+        ...
+
+    def costs(self, indices: Indices) -> NDArray[np.int64]:
+        """What each sample costs where it is the longest of its batch."""
         ...

@@ -8,7 +8,9 @@ from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
+from trainer.config.lengths import PerEpoch, per_epoch
 from trainer.data.dataset import Indices
 from trainer.data.order import epoch_order
 
@@ -58,13 +60,33 @@ def _block(num_samples: int, seed: int, epoch: int, number: int) -> Indices:
     return block
 
 
-def share(indices: Indices, rank: int, world_size: int) -> Indices:
-    """The part of a global batch that `rank` works on: contiguous, sizes differ by one at most, may be empty."""
-    return indices if world_size == 1 else np.array_split(indices, world_size)[rank]
+def steps_per_epoch(plan: Plan, num_epochs: int, max_steps: int | None) -> PerEpoch:
+    """Steps of the run's epochs; no further than `max_steps`, as a plan may have to make an epoch to count them."""
+    lengths: list[int] = []
+    while len(lengths) < num_epochs and not (max_steps and sum(lengths) >= max_steps):
+        lengths.append(plan.num_steps(len(lengths)))
+    return per_epoch(tuple(lengths))
 
 
-def micro_batches(indices: Indices, accumulation: int) -> list[Indices]:
+def share(indices: Indices, rank: int, world_size: int, costs: NDArray[np.int64] | None = None) -> Indices:
+    """The part of a global batch that `rank` works on: contiguous, may be empty.
+
+    Sizes differ by one at most; where samples have `costs`, the sums of these by one sample's at most.
+    """
+    return indices if world_size == 1 else split(indices, world_size, costs)[rank]
+
+
+def micro_batches(indices: Indices, accumulation: int, costs: NDArray[np.int64] | None = None) -> list[Indices]:
     """A rank's share cut into at most `accumulation` micro-batches, none of them empty."""
     if accumulation == 1:
         return [indices] if len(indices) else []
-    return [part for part in np.array_split(indices, accumulation) if len(part)]
+    return [part for part in split(indices, accumulation, costs) if len(part)]
+
+
+def split(indices: Indices, num_parts: int, costs: NDArray[np.int64] | None = None) -> list[Indices]:
+    """Contiguous parts, as even in cost as samples allow: each goes to the part in which its middle falls."""
+    if costs is None or not len(indices):
+        return np.array_split(indices, num_parts)
+    ends = np.cumsum(costs)
+    places = (2 * ends - costs) * num_parts // (2 * ends[-1])
+    return np.split(indices, np.searchsorted(places, np.arange(1, num_parts)))

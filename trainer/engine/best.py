@@ -5,9 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainer.config.expressions import Patience
+from trainer.config.lengths import PerEpoch
 from trainer.config.settings import BestSettings, EarlyStopSettings
 from trainer.errors import SettingsError
 from trainer.telemetry.events import Metrics
+
+Reported = Mapping[str, Mapping[str, str]]
+"""By pass, the metrics that it reports with the better direction of each."""
 
 
 class Best:
@@ -43,27 +47,25 @@ class Best:
             self.value, self.step, self.num_bad = state["value"], state["step"], state["num_bad"]
 
 
-def build_best(settings: BestSettings, default: str, metrics: Mapping[str, str], passes: list[str]) -> Best:
+def build_best(settings: BestSettings, default: str, reported: Reported) -> Best:
     """The record for `best.metric`. Raises SettingsError for a pass or metric that the task does not have."""
     metric = settings.metric or default
-    return Best(metric, direction(metric, settings.mode, metrics, passes, "best.metric"))
+    return Best(metric, direction(metric, settings.mode, reported, "best.metric"))
 
 
-def direction(metric: str, mode: str, metrics: Mapping[str, str], passes: list[str], setting: str) -> str:
-    """`min` or `max` for a `pass/metric`, after checking that both exist."""
+def direction(metric: str, mode: str, reported: Reported, setting: str) -> str:
+    """`min` or `max` for a `pass/metric`, after checking that this pass reports it."""
     pass_name, _, name = metric.partition("/")
-    if pass_name not in passes or name not in metrics:
-        raise SettingsError(
-            f"{setting} is {metric!r}; it must be pass/metric with a pass of {', '.join(passes)} "
-            f"and a metric of {', '.join(metrics)}"
-        )
-    return metrics[name] if mode == "auto" else mode
+    if name not in reported.get(pass_name, {}):
+        choices = "; ".join(f"{one}/ with {', '.join(names)}" for one, names in reported.items())
+        raise SettingsError(f"{setting} is {metric!r}; it must be pass/metric out of: {choices}")
+    return reported[pass_name][name] if mode == "auto" else mode
 
 
 class EarlyStop:
     """Asks for the end when its metric has not improved for longer than the patience; looks at new values only."""
 
-    def __init__(self, settings: EarlyStopSettings, best: Best, total_steps: int, steps_per_epoch: int) -> None:
+    def __init__(self, settings: EarlyStopSettings, best: Best, total_steps: int, steps_per_epoch: PerEpoch) -> None:
         self.record = best
         self._num_values: float = math.inf
         self._num_steps: float = math.inf

@@ -8,7 +8,9 @@ import torch
 
 from trainer.checkpoint.manifest import software
 from trainer.config.digest import digest, matters
+from trainer.config.lengths import steps_of, typical
 from trainer.engine.job import Job
+from trainer.engine.schedule import Schedule
 from trainer.telemetry.events import RunStarted
 
 
@@ -26,10 +28,10 @@ def run_started(job: Job, run: str, attempt: str) -> RunStarted:
         seed=settings.seed,
         num_parameters=sum(parameter.numel() for parameter in job.model.parameters()),
         num_samples=job.source.num_samples(),
-        steps_per_epoch=job.steps_per_epoch,
+        steps_per_epoch=typical(job.steps_per_epoch),
         total_steps=job.total_steps,
         num_epochs=settings.num_epochs,
-        batch_size=settings.batch_size,
+        batch_size=batch_size(job),
         passes={a_pass.name: len(a_pass.data) for a_pass in job.passes},
         metrics=dict(job.task.metrics),
         best_metric=job.best.metric,
@@ -39,6 +41,20 @@ def run_started(job: Job, run: str, attempt: str) -> RunStarted:
         environment=environment(),
         info=job.task.info(),
     )
+
+
+def remarks(job: Job) -> list[str]:
+    """What follows from settings and data together and a user should be told once; a task may have some of its own."""
+    schedule = job.schedule
+    own: list[str] = getattr(job.task, "remarks", [])
+    return [*own, schedule.remark] if isinstance(schedule, Schedule) and schedule.remark else own
+
+
+def batch_size(job: Job) -> int:
+    """Samples of a step: as set, or the mean where the plan goes by something else."""
+    num_samples, num_steps = job.source.num_samples(), steps_of(job.steps_per_epoch, 0)
+    fixed = job.settings.batch_size
+    return fixed if job.foreign or -(-num_samples // fixed) == num_steps else round(num_samples / num_steps)
 
 
 def device_name(device: torch.device) -> str:

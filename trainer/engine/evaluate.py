@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trainer.checkpoint import crash
-from trainer.data.dataset import Batch
+from trainer.data.dataset import Batch, Indices, Ragged
 from trainer.data.plan import share
 from trainer.data.prefetch import Prefetcher
 from trainer.engine.job import Job
@@ -46,11 +46,12 @@ def run_pass(job: Job, a_pass: Pass) -> tuple[PassResult, float, int | None] | N
 def sum_over(job: Job, a_pass: Pass) -> dict[str, Tensor] | None:
     """The task's sums over the whole pass and all ranks, float64 on the CPU; None when interrupted."""
     batches = Prefetcher(rank_batches(job, a_pass), job.settings.prefetch)
+    evaluate = a_pass.evaluate or job.task.evaluate
     totals: dict[str, Tensor] = {}
     try:
         for number, (weight, batch) in enumerate(batches):
             with job.precision.autocast():
-                sums = job.task.evaluate(job.model, to_device(batch, job.world.device))
+                sums = evaluate(job.model, to_device(batch, job.world.device))
             for name, value in sums.items():
                 part = value.detach() if weight == 1.0 else torch.zeros_like(value)
                 totals[name] = totals[name] + part if name in totals else part
@@ -69,13 +70,27 @@ def rank_batches(job: Job, a_pass: Pass) -> Iterator[tuple[float, Batch]]:
     if a_pass.loader:
         yield from ((1.0, batch) for batch in a_pass.loader())
         return
-    everything = np.arange(len(a_pass.data), dtype=np.int64)
-    mine = share(everything, job.world.rank, job.world.size)
-    longest = -(-len(everything) // job.world.size)
-    for start in range(0, longest, a_pass.batch_size):
-        part = mine[start : start + a_pass.batch_size]
-        batch = a_pass.data.take(part if len(part) else everything[:1], 0)
+    for part in rank_parts(a_pass, job.world.rank, job.world.size):
+        batch = a_pass.data.take(part if len(part) else np.zeros(1, np.int64), 0)
         yield float(len(part) > 0), a_pass.transform(batch) if a_pass.transform else batch
+
+
+def rank_parts(a_pass: Pass, rank: int, world_size: int) -> Iterator[Indices]:
+    """The samples of each of this rank's batches; the last ones may be empty.
+
+    Samples of different size go into batches from small to large, which the ranks take in turns: so batches are the
+    same for any number of ranks, and ranks have equally much to do.
+    """
+    data, size = a_pass.data, a_pass.batch_size
+    everything = np.arange(len(data), dtype=np.int64)
+    if isinstance(data, Ragged):
+        ordered = everything[np.argsort(data.costs(everything), kind="stable")]
+        for start in range(0, len(data), size * world_size):
+            yield ordered[start + rank * size : start + (rank + 1) * size]
+        return
+    mine = share(everything, rank, world_size)
+    for start in range(0, -(-len(everything) // world_size), size):
+        yield mine[start : start + size]
 
 
 def agree_to_stop(job: Job) -> bool:

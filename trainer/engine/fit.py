@@ -25,6 +25,7 @@ from trainer.engine.job import Job
 from trainer.engine.logpoint import log_point
 from trainer.engine.memory import collect, collector_by_hand, empty_cache, freeze_objects, keep_freed_memory
 from trainer.engine.passes import run_owed_passes
+from trainer.engine.profile import end_profile, profile_step
 from trainer.engine.source import StepBatch
 from trainer.engine.step import Mailbox, Verdict, train_step, warm_up
 from trainer.errors import RunError, SupersededError
@@ -60,6 +61,7 @@ def fit(job: Job) -> Outcome:
                 finish_step(job, mailbox, batch)
                 if job.stopping or job.rolled_back:
                     break
+        end_profile(job)
         return leave_loop(job)
 
 
@@ -71,7 +73,8 @@ def incoming(job: Job) -> Iterator[StepBatch]:
         while not job.is_done:
             if not is_first:
                 job.clock.switch("data_wait")
-            chunk = next(batches)
+            with job.phase("data wait"):
+                chunk = next(batches)
             if is_first:
                 warm_up(job, chunk[0])
             for batch in chunk:
@@ -98,6 +101,7 @@ def advance(job: Job, batch: StepBatch) -> None:
     cursor.owed += [name for name, moments in job.moments.passes.items() if moments.due(cursor.step)]
     if job.settings.telemetry.sample_ids and batch.indices is not None:
         job.sample_ids.append(batch.indices.tolist())
+    profile_step(job)
     job.watchdog.beat()
 
 
@@ -144,7 +148,8 @@ def finish_step(job: Job, mailbox: Mailbox, batch: StepBatch) -> None:
         if job.publisher.error:
             job.stop.ask(str(job.publisher.error), job.publisher.error.exit_code)
     if is_boundary and not (job.stopping or job.rolled_back):
-        at_boundary(job, is_due, batch.ends_epoch)
+        with job.phase("passes and checkpoints"):
+            at_boundary(job, is_due, batch.ends_epoch)
 
 
 def at_boundary(job: Job, is_due: bool, ends_epoch: bool) -> None:

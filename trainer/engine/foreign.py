@@ -36,10 +36,13 @@ class WalkedData:
 
     def __init__(self, loader: Pairs) -> None:
         count_batches(loader)
-        self._length = count_samples(loader)
+        self._length = self._count(loader)
 
     def __len__(self) -> int:
         return self._length
+
+    def _count(self, loader: Pairs) -> int:
+        return count_samples(loader)
 
     def take(self, indices: Indices, epoch: int) -> Batch:
         """Never called: the pass has a loader."""
@@ -142,7 +145,7 @@ class LoaderSource:
         self._loader, self._sampler, self._world, self._seed = loader, sampler, world, seed
         self._length = count_batches(loader)
 
-    def steps_per_epoch(self) -> int:
+    def steps_per_epoch(self, num_epochs: int, max_steps: int | None) -> int:  # noqa: ARG002 - all walks are alike
         """Batches of one walk over the loader."""
         return self._length
 
@@ -170,19 +173,28 @@ class LoaderSource:
             key_global_generators(self._seed, "fetch", epoch, number)
             pair = next(pairs)
             if number >= start:
-                yield self._step(epoch, number, as_batch(pair, self._world.device))
+                yield self._step(epoch, number, self._batch(pair))
+
+    def _batch(self, given: Any) -> Batch:
+        """What the loader gave, on the device."""
+        return as_batch(given, self._world.device)
+
+    def _sizes(self, batch: Batch) -> tuple[int, int]:
+        """What the loss of a batch is divided by, and its samples."""
+        number = num_samples(batch["target"])
+        return number, number
 
     def _step(self, epoch: int, number: int, batch: Batch) -> StepBatch:
-        """The batch with the number of samples over all ranks."""
-        count = torch.tensor(float(num_samples(batch["target"])), device=self._world.device)
-        total = self._world.sum(count).item()
+        """The batch with its sizes over all ranks."""
+        sizes = torch.tensor(self._sizes(batch), dtype=torch.float32, device=self._world.device)
+        count, samples = self._world.sum(sizes).tolist()
         return StepBatch(
             epoch=epoch,
             batch=number,
             micro=[batch],
             weight=1.0,
-            counts={"loss": total},
-            num_samples=int(total),
+            counts={"loss": count},
+            num_samples=int(samples),
             indices=None,
             ends_epoch=number + 1 == self._length,
         )

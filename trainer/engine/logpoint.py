@@ -1,5 +1,6 @@
 """A log point: the only place where running sums leave the device, and one reduction over the ranks."""
 
+from trainer.config.lengths import steps_of
 from trainer.engine.job import Job
 from trainer.engine.meter import finite
 from trainer.telemetry.events import EpochDone, StepDone, TimeAccounted
@@ -31,7 +32,7 @@ def log_point(job: Job, indices: list[list[int]] | None, ends_epoch: bool) -> No
         samples_per_second=num_samples / seconds,
         data_wait_seconds=spent["data_wait"],
         seconds_left=seconds_left(job, account),
-        epoch_progress=job.cursor.batch / job.steps_per_epoch,
+        epoch_progress=job.cursor.batch / steps_of(job.steps_per_epoch, job.cursor.epoch),
         sample_ids=indices,
     )
     if ends_epoch:

@@ -1,6 +1,7 @@
 """Sums between two log points, kept on the device; read, reduced and divided only there."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -9,12 +10,15 @@ from trainer.engine.task import Loss
 from trainer.engine.world import World
 from trainer.telemetry.events import Metrics
 
+Derived = Callable[[Metrics, float, float], Metrics]
+
 
 class Meter:
     """Adds up loss terms, named sums and counts of the steps of an interval, and of the whole epoch."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, world: World, derived: Derived | None = None) -> None:
+        """`derived` gives further metrics out of the means, the first term's count and the seconds."""
+        self._world, self._derived = world, derived
         self.epoch_totals: dict[str, float] = {}
         self.epoch_counts: dict[str, float] = {}
         self.epoch_seconds = 0.0
@@ -58,19 +62,29 @@ class Meter:
             self.epoch_counts[name] = self.epoch_counts.get(name, 0.0) + count
         self.epoch_seconds += seconds
         self.epoch_samples += self.num_samples
-        result = means(totals, self._counts)
+        result = self._means(totals, self._counts, seconds)
         self._reset()
         return result
 
     def close_epoch(self) -> tuple[float | None, Metrics, float, int]:
         """Means, seconds and samples of the epoch (this attempt's part of it)."""
-        result = (*means(self.epoch_totals, self.epoch_counts), self.epoch_seconds, self.epoch_samples)
+        loss, metrics = self._means(self.epoch_totals, self.epoch_counts, self.epoch_seconds)
+        result = (loss, metrics, self.epoch_seconds, self.epoch_samples)
         self.epoch_totals, self.epoch_counts, self.epoch_seconds, self.epoch_samples = {}, {}, 0.0, 0
         return result
 
     def drop_interval(self) -> None:
         """Forget the steps since the last log point (they will be redone)."""
         self._reset()
+
+    def _means(
+        self, totals: dict[str, float], counts: dict[str, float], seconds: float
+    ) -> tuple[float | None, Metrics]:
+        """Means, and what follows from them."""
+        loss, found = means(totals, counts)
+        if self._derived and counts:
+            found |= self._derived(found, next(iter(counts.values())), seconds)
+        return loss, found
 
     def _reset(self) -> None:
         """Start an interval."""

@@ -47,7 +47,7 @@ def measure(job: Job, a_pass: Pass, is_final: bool = False) -> tuple[Metrics | N
         is_best=is_best,
         is_final=is_final,
         peak_memory_bytes=peak,
-        detail=result.detail if is_best or is_final else {},
+        detail=result.detail if is_best or is_final else result.always,
     )
     job.emit(TimeAccounted, seconds=job.clock.account())
     return result.metrics, is_best

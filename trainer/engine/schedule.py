@@ -5,21 +5,30 @@ With warm-up W, run length T, u = t - W, P = max(1, T - W), floor f:
 
     warm-up       w + (1 - w) t / W                  cosine  f + (1 - f) (1 + cos(pi u / P)) / 2
     inverse_sqrt  min(s / W, sqrt(W / s)), s = t + 1  linear  1 - (1 - f) u / P
+    noam    d^-1/2 min(s^-1/2, s W^-3/2), s = t + 1, d the width of the model (Vaswani et al. 2017, 5.3)
 """
 
 import math
 from typing import Any
 
 from trainer.config.expressions import Amount, Curve
+from trainer.config.lengths import PerEpoch
 from trainer.config.settings import ScheduleSettings
+from trainer.errors import SettingsError
 from trainer.telemetry.events import Metrics
+
+_LONGEST_WARMUP = 10
+"""Lengths of the run; a warm-up beyond that is a mistake."""
 
 
 class Schedule:
-    """Resolved against the length of the run; `factor` is asked before each step."""
+    """Resolved against the length of the run; `factor` is asked before each step.
+
+    Raises SettingsError for a warm-up of more than ten times the run, and for `noam` without a width.
+    """
 
     def __init__(
-        self, settings: ScheduleSettings, total_steps: int, steps_per_epoch: int, metric: str, mode: str
+        self, settings: ScheduleSettings, total_steps: int, steps_per_epoch: PerEpoch, metric: str, mode: str
     ) -> None:
         self._settings = settings
         self._metric, self._mode = metric, mode
@@ -27,16 +36,41 @@ class Schedule:
         self._warmup = math.ceil(Amount.parse(settings.warmup).steps(total_steps, steps_per_epoch))
         self._curve = Curve.parse(settings.curve) if settings.name == "curve" and settings.curve else None
         self.plateau = Plateau(settings) if settings.name == "plateau" else None
+        if settings.name == "noam" and settings.width is None:
+            raise SettingsError("schedule.name is noam, so schedule.width must say the width of the model, e.g. 512")
+        if self._warmup > _LONGEST_WARMUP * total_steps:
+            raise SettingsError(
+                f"schedule.warmup is {self._warmup:,} steps, more than {_LONGEST_WARMUP} times the {total_steps:,} of "
+                "the run, so the learning rate would stay near zero: shorten it or train longer"
+            )
+
+    @property
+    def remark(self) -> str | None:
+        """What a user should know of the schedule in this run, if anything."""
+        if self._warmup <= self._total:
+            return None
+        return (
+            f"schedule.warmup is {self._warmup:,} steps, longer than the run of {self._total:,}: the learning rate "
+            "never reaches its peak"
+        )
 
     def factor(self, updates: int) -> float:
         """Factor for the step that follows `updates` updates."""
         if self._settings.name == "inverse_sqrt":
             peak = max(1, self._warmup)
             return min((updates + 1) / peak, math.sqrt(peak / (updates + 1)))
+        if self._settings.name == "noam":
+            return self._noam(updates + 1)
         if updates < self._warmup:
             start = self._settings.warmup_from
             return (start + (1.0 - start) * updates / self._warmup) * (self.plateau.factor if self.plateau else 1.0)
         return self._after_warmup(updates)
+
+    def _noam(self, number: int) -> float:
+        """Factor of the step `number`, from 1 on."""
+        assert self._settings.width is not None
+        rise = number / max(1, self._warmup) ** 1.5
+        return float(min(1.0 / math.sqrt(number), rise) / math.sqrt(self._settings.width))
 
     def _after_warmup(self, updates: int) -> float:
         """The schedule proper."""

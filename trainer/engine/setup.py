@@ -1,6 +1,8 @@
 """Builds a job from settings and a task: everything that is decided before the first step."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 from torch import nn
@@ -8,14 +10,16 @@ from torch import nn
 from trainer.checkpoint.publish import Publisher
 from trainer.checkpoint.run import Run
 from trainer.config.expressions import Trigger
+from trainer.config.lengths import PerEpoch, in_steps
 from trainer.config.settings import CommonSettings
-from trainer.engine.best import Best, EarlyStop, build_best, direction
+from trainer.engine.best import Best, EarlyStop, Reported, build_best, direction
 from trainer.engine.clock import Clock
 from trainer.engine.ema import Ema
 from trainer.engine.job import Emitter, Job, Moment, Scheduler
 from trainer.engine.meter import Meter
 from trainer.engine.nonfinite import NonFiniteGuard
 from trainer.engine.optim import base_rate, build_optimizer, freeze
+from trainer.engine.phases import Profiler
 from trainer.engine.precision import Precision
 from trainer.engine.rng import rekey
 from trainer.engine.schedule import Schedule
@@ -56,7 +60,8 @@ def build_parts(task: Task, settings: CommonSettings, world: World) -> Parts:
     model = build_model(task, settings, world)
     optimizer = build_optimizer(settings.optim, model, base_rate(settings.optim, settings.batch_size))
     source = PlannedSource(task, settings, world)
-    return Parts(model, optimizer, build_schedule(task, settings, source.steps_per_epoch()), source)
+    per_epoch = source.steps_per_epoch(settings.num_epochs, settings.max_steps)
+    return Parts(model, optimizer, build_schedule(task, settings, per_epoch), source)
 
 
 def assemble(
@@ -71,13 +76,13 @@ def assemble(
     stop: StopRequests,
 ) -> Job:
     """The job of this attempt; `run` and `publisher` are the first rank's."""
-    per_epoch = parts.source.steps_per_epoch()
+    per_epoch = parts.source.steps_per_epoch(settings.num_epochs, settings.max_steps)
     total = run_length(settings, per_epoch)
     passes = list(task.passes())
-    names = [a_pass.name for a_pass in passes]
-    best = build_best(settings.best, task.best_metric, task.metrics, names)
+    reported = reported_metrics(task, passes)
+    best = build_best(settings.best, task.best_metric, reported)
     stop_metric = settings.early_stop.metric or best.metric
-    stop_mode = direction(stop_metric, "auto", task.metrics, names, "early_stop.metric")
+    stop_mode = direction(stop_metric, "auto", reported, "early_stop.metric")
     stop_record = Best(stop_metric, stop_mode, settings.early_stop.min_delta)
     return Job(
         task=task,
@@ -104,26 +109,31 @@ def assemble(
         stop=stop,
         watchdog=Watchdog(settings.watchdog),
         clock=clock,
-        meter=Meter(world),
+        meter=Meter(world, getattr(task, "derived", None)),
         foreign=parts.module is not None,
+        profiler=Profiler(settings.profile, world.device) if settings.profile.enabled and world.is_first else None,
     )
 
 
-def run_length(settings: CommonSettings, steps_per_epoch: int) -> int:
+def reported_metrics(task: Task, passes: Sequence[Pass]) -> Reported:
+    """The metrics of every pass: those that it names, else all of the task."""
+    return {one.name: {name: task.metrics[name] for name in one.metrics or task.metrics} for one in passes}
+
+
+def run_length(settings: CommonSettings, steps_per_epoch: PerEpoch) -> int:
     """Steps of the run: the epochs, or `max_steps` if that comes first."""
-    total = settings.num_epochs * steps_per_epoch
+    total = int(in_steps(Fraction(settings.num_epochs), steps_per_epoch))
     return min(total, settings.max_steps) if settings.max_steps else total
 
 
-def build_schedule(task: Task, settings: CommonSettings, steps_per_epoch: int) -> Schedule:
+def build_schedule(task: Task, settings: CommonSettings, steps_per_epoch: PerEpoch) -> Schedule:
     """The schedule of the settings, watching its metric if it is a plateau."""
-    names = [a_pass.name for a_pass in task.passes()]
     metric = settings.schedule.metric or task.best_metric
-    mode = direction(metric, "auto", task.metrics, names, "schedule.metric")
+    mode = direction(metric, "auto", reported_metrics(task, task.passes()), "schedule.metric")
     return Schedule(settings.schedule, run_length(settings, steps_per_epoch), steps_per_epoch, metric, mode)
 
 
-def resolve_moments(settings: CommonSettings, passes: list[Pass], total: int, per_epoch: int) -> Moment:
+def resolve_moments(settings: CommonSettings, passes: list[Pass], total: int, per_epoch: PerEpoch) -> Moment:
     """All triggers, resolved against the length of the run. Raises SettingsError for a pass that does not exist."""
     names = [a_pass.name for a_pass in passes]
     for name in settings.passes:

@@ -9,11 +9,13 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from trainer.config.lengths import PerEpoch
 from trainer.config.settings import CommonSettings
-from trainer.data.dataset import Batch, Indices
-from trainer.data.plan import Plan, micro_batches, share
+from trainer.data.dataset import Batch, Indices, Ragged
+from trainer.data.plan import Plan, micro_batches, share, steps_per_epoch
 from trainer.engine.cursor import Cursor
 from trainer.engine.task import Task
 from trainer.engine.world import World
@@ -44,8 +46,8 @@ class StepBatch:
 class Source(Protocol):
     """Steps of a run in order."""
 
-    def steps_per_epoch(self) -> int:
-        """Global batches of one epoch."""
+    def steps_per_epoch(self, num_epochs: int, max_steps: int | None) -> PerEpoch:
+        """Global batches of the epochs of a run of this length."""
         ...
 
     def num_samples(self) -> int:
@@ -63,11 +65,12 @@ class PlannedSource:
     def __init__(self, task: Task, settings: CommonSettings, world: World) -> None:
         self._task, self._settings, self._world = task, settings, world
         self._data = task.train_data()
+        self._ragged = self._data if isinstance(self._data, Ragged) else None
         self._plan: Plan = task.plan()
 
-    def steps_per_epoch(self) -> int:
-        """Steps of the first epoch; plans make all epochs alike."""
-        return self._plan.num_steps(0)
+    def steps_per_epoch(self, num_epochs: int, max_steps: int | None) -> PerEpoch:
+        """As the plan says."""
+        return steps_per_epoch(self._plan, num_epochs, max_steps)
 
     def num_samples(self) -> int:
         """Size of the training set."""
@@ -88,14 +91,12 @@ class PlannedSource:
     def steps(self, epoch: int, batches: range) -> list[StepBatch]:
         """Make steps of `epoch` for this rank, all their samples with one `take`."""
         plans = [self._plan.batch(epoch, batch) for batch in batches]
-        shares = [share(indices, self._world.rank, self._world.size) for indices in plans]
+        shares = [self._share(indices) for indices in plans]
         parts = [
-            micro_batches(mine, self._settings.accumulation) or [indices[:1]]
+            micro_batches(mine, self._settings.accumulation, self._costs(mine)) or [indices[:1]]
             for mine, indices in zip(shares, plans, strict=True)
         ]
-        flat = [part for own in parts for part in own]
-        taken = self._ready(self._data.take(flat[0] if len(flat) == 1 else np.concatenate(flat), epoch))
-        cut = cut_batch(taken, [len(part) for part in flat])
+        cut = self._take([part for own in parts for part in own], epoch)
         num_steps = self._plan.num_steps(epoch)
         return [
             StepBatch(
@@ -110,6 +111,20 @@ class PlannedSource:
             )
             for batch, indices, mine, own in zip(batches, plans, shares, parts, strict=True)
         ]
+
+    def _share(self, indices: Indices) -> Indices:
+        return share(indices, self._world.rank, self._world.size, self._costs(indices))
+
+    def _costs(self, indices: Indices) -> NDArray[np.int64] | None:
+        """What the samples cost, where they differ."""
+        return self._ragged.costs(indices) if self._ragged is not None else None
+
+    def _take(self, parts: list[Indices], epoch: int) -> Iterator[Batch]:
+        """A batch for every part; samples of one size are taken all at once and then cut."""
+        if self._ragged is not None:
+            return map(self._ready, self._ragged.take_parts(parts, epoch))
+        taken = self._ready(self._data.take(parts[0] if len(parts) == 1 else np.concatenate(parts), epoch))
+        return cut_batch(taken, [len(part) for part in parts])
 
     def _ready(self, batch: Batch) -> Batch:
         """Pin on CUDA, so that the copy to the device overlaps with work there."""

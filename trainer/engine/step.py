@@ -77,10 +77,12 @@ def train_step(job: Job, mailbox: Mailbox, batch: StepBatch) -> Verdict | None:
     set_rate(job)
     backward(job, batch)
     crash.point("after_backward")
-    if job.precision.scaler:
-        job.precision.scaler.unscale_(job.optimizer)
-    norm = clip(gradients(job.optimizer), job.settings.optim.clip)
-    is_applied = update(job, norm)
+    with job.phase("clip"):
+        if job.precision.scaler:
+            job.precision.scaler.unscale_(job.optimizer)
+        norm = clip(gradients(job.optimizer), job.settings.optim.clip)
+    with job.phase("optimizer"):
+        is_applied = update(job, norm)
     job.meter.add_step(batch.counts, batch.num_samples, norm, not is_applied)
     verdict = mailbox.post(job.cursor.step, batch, norm, summed_flags(job) if job.world.size > 1 else None)
     for parameter in job.parameters:
@@ -107,11 +109,14 @@ def backward(job: Job, batch: StepBatch) -> None:
         flags = None
         if number == last and job.world.size > 1:
             flags = torch.tensor(job.stop.flags(), device=job.world.device)
+        with job.phase("copy"):
+            batch_on_device = to_device(part, job.world.device)
         with synced_if(job, number == last):
-            with job.precision.autocast():
-                total, loss = job.module(to_device(part, job.world.device), scales, flags)
+            with job.phase("forward"), job.precision.autocast():
+                total, loss = job.module(batch_on_device, scales, flags)
             crash.point("after_forward")
-            (job.precision.scaler.scale(total) if job.precision.scaler else total).backward()
+            with job.phase("backward"):
+                (job.precision.scaler.scale(total) if job.precision.scaler else total).backward()
         job.meter.add_loss(loss, batch.weight)
         if number < last:
             crash.point("mid_accumulation")

@@ -39,6 +39,10 @@ class Pass:
     trigger: str = "every 1 epochs and end"
     batch_size: int = 64
     transform: Callable[[Batch], Batch] | None = None
+    evaluate: Callable[[nn.Module, Batch], dict[str, Tensor]] | None = None
+    """Sums of a batch where they are made otherwise than by the task's `evaluate`."""
+    metrics: Sequence[str] = ()
+    """What it reports of the task's metrics; empty: all of them."""
     loader: Callable[[], Iterable[Batch]] | None = None
     """Batches of a data set that can only be walked (a DataLoader from outside), in place of `data.take`."""
 
@@ -49,6 +53,9 @@ class PassResult:
 
     metrics: Metrics
     detail: dict[str, Any] = field(default_factory=dict)
+    """Kept of passes that brought a new best, and of the final ones."""
+    always: dict[str, Any] = field(default_factory=dict)
+    """The little that is kept of every other pass, to show how it changed over the run."""
 
 
 class Task(Protocol):
@@ -95,6 +102,12 @@ class Task(Protocol):
     def summarize(self, name: str, sums: dict[str, Tensor]) -> PassResult:
         """Metrics and detail of a pass out of its sums (float64, over all ranks)."""
         ...
+
+    # A task may also have
+    #   derived(metrics, count, seconds) -> Metrics    what follows from the training means of an interval, whose first
+    #                                                  term had this count and which took so long
+    #   has_unused_parameters: bool                    parameters without a gradient in some steps
+    #   rules: list of warning signs, samples(n): what an exported model is checked on
 
     def info(self) -> dict[str, Any]:
         """What the ledger should know of model and data (class names, split sizes); JSON-able."""

@@ -20,11 +20,15 @@ from trainer.report.curves import curve_sections
 from trainer.report.diagnostics import classification_csv, diagnostics_picture
 from trainer.report.draw import Pencil
 from trainer.report.overview import header, results_section, warnings_section
+from trainer.report.profile import profile_section
 from trainer.report.story import story_sections
 from trainer.report.view import RunView
 from trainer.tasks import classification_pages, registry
 from trainer.tasks.page import Classification, Draw, Pages, RunFacts
 from trainer.telemetry.reading import Record, read_records
+from trainer.telemetry.rules import Rule
+from trainer.telemetry.thresholds import adjusted
+from trainer.telemetry.warnings import general_rules
 
 PAGE = "index.html"
 TABLE = "classification_report.csv"
@@ -38,9 +42,14 @@ def build_report(records: Sequence[Record], *, task: str, now: float | None = No
     """
     view, draw = RunView(records, now), Pencil()
     pages = _task_pages(task)(view.facts(), draw)
-    top = [section for section in (results_section(view), warnings_section(view)) if section is not None]
+    top = [
+        section
+        for section in (results_section(view), warnings_section(view, _rules(task, view)))
+        if section is not None
+    ]
     story = story_sections(view, draw, _defaults(task))
-    sections = [*top, *curve_sections(view, draw), *pages.sections, *story]
+    profile = [section for section in (profile_section(view),) if section is not None]
+    sections = [*top, *curve_sections(view, draw), *pages.sections, *profile, *story]
     footer = f"Made by signs-trainer from the ledger of {view.name}, {len(view.all):,} records."
     files = {PAGE: html.page(view.name, header(view), sections, footer).encode()}
     if pages.classification is not None and pages.classification.confusion.any():
@@ -84,6 +93,13 @@ def _task_pages(task: str) -> Callable[[RunFacts, Draw], Pages]:
         return classification_pages.pages
     found: Callable[[RunFacts, Draw], Pages] = registry.load(task, "pages").pages
     return found
+
+
+def _rules(task: str, view: RunView) -> list[Rule]:
+    """The warning rules of a task, as the run had them."""
+    own = registry.rules(task)
+    changes = (view.start.get("config", {}).get("telemetry") or {}).get("rules") or {}
+    return adjusted(general_rules() if own is None else own, changes)
 
 
 def _defaults(task: str) -> dict[str, object]:

@@ -13,13 +13,16 @@ from numpy.typing import NDArray
 
 from trainer.errors import SettingsError
 from trainer.report.heat import RASTER_DPI, paint_cells, paint_dots
-from trainer.tasks.page import LABELLED_CLASSES, Line, Mark, Paint, Picture
+from trainer.tasks.page import LABELLED_CLASSES, Floats, Line, Mark, Paint, Picture
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#56b4e9")
 MUTED = "#8a949e"
 GRID = "#e6eaee"
 MAX_HALF_WIDTH_ROWS = 14
 """Rows of a confusion matrix whose labels can be read at half the width of the page."""
+
+MAX_FLAT_LETTERS = 60
+"""Letters of all column names that fit below a picture of half the width side by side."""
 
 PAGE_DPI = 96
 """Pixels of the page for an inch of a picture, so that text has one size everywhere."""
@@ -188,6 +191,37 @@ class Pencil:
             size=(min(side + 1.2, 12.0), min(side, 11.0)),
             wide=wide,
         )
+
+    def weights(
+        self,
+        values: Floats,
+        rows: Sequence[str],
+        columns: Sequence[str],
+        *,
+        alt: str,
+        x_label: str,
+        y_label: str,
+        caption: str = "",
+    ) -> Picture:
+        """Shades of blue with a scale beside them; columns are named upright where their names are long."""
+        names = [plain(name) for name in columns]
+        is_long = sum(map(len, names)) > MAX_FLAT_LETTERS
+
+        def paint(axes: Any) -> None:
+            shades = axes.imshow(values, cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto")
+            axes.set_xticks(
+                range(len(names)),
+                labels=names,
+                rotation=60 if is_long else 0,
+                ha="right" if is_long else "center",
+                rotation_mode="anchor" if is_long else "default",
+            )
+            axes.set_yticks(range(len(rows)), labels=[plain(name) for name in rows])
+            axes.set(xlabel=x_label, ylabel=y_label)
+            axes.grid(visible=False)
+            axes.figure.colorbar(shades, ax=axes, fraction=0.04, pad=0.02)
+
+        return self.paint(paint, alt=alt, caption=caption, size=(6.0, max(2.4, 1.5 + 0.26 * len(rows))))
 
 
 def render(paint: Paint, *, size: tuple[float, float], kind: str, dpi: int) -> bytes:

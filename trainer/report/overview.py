@@ -8,6 +8,7 @@ import numpy as np
 from trainer.report.view import RunView, column
 from trainer.tasks.page import Cell, Details, Notice, Part, Section, Severity, Table, Text, Tile, Tiles
 from trainer.telemetry.reading import Record, select
+from trainer.telemetry.rules import Rule
 from trainer.telemetry.text import duration
 from trainer.telemetry.warnings import find_warnings
 
@@ -30,11 +31,11 @@ def header(view: RunView) -> list[Part]:
     return [*parts, Tiles(tiles)] if tiles else parts
 
 
-def warnings_section(view: RunView) -> Section | None:
-    """Warning signs and non-finite losses; None where there is nothing to say."""
+def warnings_section(view: RunView, rules: Sequence[Rule] | None = None) -> Section | None:
+    """Warning signs by the rules (default: the general ones) and non-finite losses; None where there are none."""
     parts: list[Part] = [
         Notice(_SEVERITIES.get(severity, "warn"), text, f"{name}, {where}:")
-        for name, severity, where, text in _signs(view)
+        for name, severity, where, text in _signs(view, rules)
     ]
     broken = select(view.all, "NonFinite")
     if broken:
@@ -102,9 +103,9 @@ def _progress_tiles(view: RunView) -> list[Tile]:
     ]
 
 
-def _signs(view: RunView) -> list[tuple[str, str, str, str]]:
+def _signs(view: RunView, rules: Sequence[Rule] | None) -> list[tuple[str, str, str, str]]:
     """(name, severity, where, text): the rules' findings and what a task's own rules said, worst and earliest first."""
-    found = {(w.name, w.step): (w.severity, w.text) for w in find_warnings(view.all)}
+    found = {(w.name, w.step): (w.severity, w.text) for w in find_warnings(view.all, rules)}
     for record in view.select("Warned"):
         found.setdefault((record["name"], record["step"]), (record["severity"], record["text"]))
     order = sorted(found.items(), key=lambda item: (_RANK.get(item[1][0], 1), item[0][1], item[0][0]))

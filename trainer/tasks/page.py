@@ -289,3 +289,17 @@ class Draw(Protocol):
         coloured by recall, and `rows` (short ones) name ticks of both axes.
         """
         ...
+
+    def weights(
+        self,
+        values: Floats,
+        rows: Sequence[str],
+        columns: Sequence[str],
+        *,
+        alt: str,
+        x_label: str,
+        y_label: str,
+        caption: str = "",
+    ) -> Picture:
+        """Shares `[rows, columns]` between 0 and 1 as shades, under the names of both axes."""
+        ...

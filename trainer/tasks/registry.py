@@ -1,18 +1,18 @@
 """The tasks there are, found by name; a task's package is imported only when it is asked for.
 
 Every task package has a module `task` with `Settings` (its settings class) and `create(settings) -> Task`, a module
-`export` with `export_model(...)`, and a module `pages` with `pages(...)` for the report. `task` may also have `RULES`,
-the warning signs to look for in place of the general ones.
+`export` with `export_model(...)`, and a module `pages` with `pages(...)` for the report. It may have a module `rules`
+with `rules()`, the warning signs to look for in place of the general ones.
 """
 
-from collections.abc import Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 
 from trainer.errors import SettingsError
 from trainer.telemetry.rules import Rule
 
-TASKS = ("signs",)
+TASKS = ("signs", "translation")
 
 
 def load(task: str, part: str = "task") -> ModuleType:
@@ -22,6 +22,9 @@ def load(task: str, part: str = "task") -> ModuleType:
     return import_module(f"trainer.tasks.{task}.{part}")
 
 
-def rules_of(task: str) -> Sequence[Rule] | None:
-    """The warning signs of a task; None where the general ones serve (a model from outside has no task)."""
-    return getattr(load(task), "RULES", None) if task in TASKS else None
+def rules(task: str) -> list[Rule] | None:
+    """The warning rules of a task that has a module `rules` with `rules()`; None: the general ones serve."""
+    if task not in TASKS or find_spec(f"trainer.tasks.{task}.rules") is None:
+        return None
+    own: list[Rule] = load(task, "rules").rules()
+    return own

@@ -232,6 +232,20 @@ class TimeAccounted(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Profiled(Event):
+    """The profile of some steps is done."""
+
+    num_steps: int
+    seconds: float
+    """Wall time of these steps."""
+    phases: dict[str, float]
+    """Seconds of each part of a step; together they are `seconds`."""
+    operators: list[tuple[str, int, float, float]]
+    """Name, calls, own seconds on the CPU and on the device; most of the latter (or, on a CPU, the former) first."""
+    peak_memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stopping(Event):
     """All ranks agreed to stop after this step."""
 

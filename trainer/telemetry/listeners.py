@@ -13,8 +13,9 @@ from trainer.telemetry.progress import Progress
 from trainer.telemetry.reading import Record
 from trainer.telemetry.rules import Rule
 from trainer.telemetry.tensorboard import TensorBoard
+from trainer.telemetry.thresholds import adjusted
 from trainer.telemetry.wandb import WandB
-from trainer.telemetry.warnings import Watcher
+from trainer.telemetry.warnings import Watcher, general_rules
 
 
 class Notice:
@@ -50,11 +51,12 @@ def listeners(
     `put(key, data)` stores an object below the run's folder; `emit` is the bus that these listeners are added to;
     `folder` is the run's folder on this machine, None where its store is elsewhere (then no TensorBoard and W&B);
     `rules` default to the general ones; `history` are the records of earlier attempts.
-    Raises SettingsError when TensorBoard is asked for (`on`) and not installed.
+    Raises SettingsError when TensorBoard is asked for (`on`) and not installed, and for a rule there is not.
     """
     found: list[Listener] = [Ledger(put, run=run, attempt=attempt, segment_seconds=settings.segment_seconds)]
     if settings.warnings:
-        found.append(Watcher(emit, rules=rules, history=history))
+        known = adjusted(general_rules() if rules is None else rules, settings.rules)
+        found.append(Watcher(emit, rules=known, history=history))
     if settings.progress != "off":
         found.append(Progress(settings.progress, console=console))
     found += _tensorboard(settings, emit, folder)

@@ -22,13 +22,14 @@ from trainer.telemetry.events import (
     Noted,
     PassDone,
     PassStarted,
+    Profiled,
     Resumed,
     RunStarted,
     StepDone,
     Stopping,
     Warned,
 )
-from trainer.telemetry.results import print_paths, print_results
+from trainer.telemetry.results import print_paths, print_profile, print_results
 from trainer.telemetry.text import duration, metrics_text, number, rate, shown_names
 
 LINE_SECONDS = 0.5
@@ -71,6 +72,8 @@ class Progress:
                 self._pass(event)
             case ArtifactWritten():
                 self._artifact(event)
+            case Profiled():
+                print_profile(self._console, event)
             case AttemptEnded():
                 self._end(event)
             case _:

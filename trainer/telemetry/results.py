@@ -6,8 +6,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from trainer.telemetry.events import PassDone
-from trainer.telemetry.text import number
+from trainer.telemetry.events import PassDone, Profiled
+from trainer.telemetry.text import number, size
 
 
 def print_results(console: Console, passes: Mapping[str, PassDone], declared: Iterable[str]) -> None:
@@ -20,6 +20,20 @@ def print_results(console: Console, passes: Mapping[str, PassDone], declared: It
     for metric in _ordered(passes.values(), declared):
         table.add_row(metric, *(_cell(event, metric) for event in passes.values()))
     table.add_row("samples", *(f"{event.num_samples:,}" for event in passes.values()))
+    console.print(table)
+
+
+def print_profile(console: Console, event: Profiled) -> None:
+    """One row a part of a step, with its milliseconds and its share; the operators stand in the report."""
+    each = 1000.0 * event.seconds / event.num_steps
+    peak = f", memory peak {size(event.peak_memory_bytes)}" if event.peak_memory_bytes else ""
+    console.print(f"\nProfile of {event.num_steps} steps of {each:.2f} ms{peak}", style="bold", highlight=False)
+    table = Table(box=box.SIMPLE_HEAD if console.is_terminal else box.ASCII)
+    table.add_column("part of a step")
+    for name in ("ms", "%"):
+        table.add_column(name, justify="right")
+    for name, seconds in event.phases.items():
+        table.add_row(name, f"{1000.0 * seconds / event.num_steps:.3f}", f"{100.0 * seconds / event.seconds:.1f}")
     console.print(table)
 
 

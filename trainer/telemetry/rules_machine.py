@@ -6,7 +6,7 @@ from math import ceil
 from typing import ClassVar
 
 from trainer.telemetry.rules import Finding, Severity, variation_of
-from trainer.telemetry.trace import Trace
+from trainer.telemetry.trace import Record, Trace, value_of
 
 MIN_SECONDS = 5.0
 """Windows shorter than this say nothing about speed: one page fault is a tenth of them."""
@@ -43,23 +43,32 @@ class UnsteadySpeed:
 
     name: ClassVar[str] = "unsteady_speed"
     severity: ClassVar[Severity] = "note"
+    rate: str = "samples"
+    """What is counted a second; another than samples is a metric of steps, `<rate>_per_sec`."""
     max_variation: float = 0.30
     min_seconds: float = MIN_SECONDS
 
     def check(self, trace: Trace) -> Finding | None:
-        """Look at the coefficient of variation of samples a second over the window."""
+        """Look at the coefficient of variation of the rate over the window."""
         window = [record for record in trace.window(trace.window_steps) if record["step"] not in trace.first_steps]
         if len(window) < 2 or sum(record["seconds"] for record in window) < self.min_seconds:
             return None
-        speeds = [record["samples_per_second"] for record in window]
+        speeds = [speed for record in window if (speed := self._speed(record)) is not None]
+        if not speeds:
+            return None
         variation = variation_of(speeds)
         if variation <= self.max_variation:
             return None
         text = (
-            f"speed jumps between {min(speeds):,.0f} and {max(speeds):,.0f} samples/s ({variation:.0%} around the "
+            f"speed jumps between {min(speeds):,.0f} and {max(speeds):,.0f} {self.rate}/s ({variation:.0%} around the "
             f"mean): a slow rank, throttling, or other work on the machine"
         )
         return Finding(text, {"variation": variation})
+
+    def _speed(self, record: Record) -> float | None:
+        if self.rate == "samples":
+            return float(record["samples_per_second"])
+        return value_of(record, f"{self.rate}_per_sec")
 
 
 @dataclass(frozen=True)

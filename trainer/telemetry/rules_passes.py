@@ -3,12 +3,13 @@
 They look at the pass that chooses the best checkpoint (`val` of `val/loss`).
 """
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
 
 from trainer.telemetry.rules import Finding, Severity
-from trainer.telemetry.trace import Evaluation, Trace
+from trainer.telemetry.trace import Evaluation, Trace, value_of
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,93 @@ class FrozenMetric:
             f"{rate:.1e}): weights do not change, or the pass does not see the trained model"
         )
         return Finding(text, {"value": values[-1], "learning_rate": rate})
+
+
+@dataclass(frozen=True)
+class AccuracyStuck:
+    """The accuracy of the evaluations stands still although it is low."""
+
+    name: ClassVar[str] = "accuracy_stuck"
+    severity: ClassVar[Severity] = "warn"
+    loss: str = "loss"
+    num_values: int = 3
+    min_change: float = 0.001
+    max_accuracy: float = 0.50
+
+    def check(self, trace: Trace) -> Finding | None:
+        """Compare the last values."""
+        walks = trace.evaluations()[-self.num_values :]
+        values = [value for walk in walks if (value := walk.metrics.get(trace.accuracy_name or "")) is not None]
+        if len(values) < self.num_values or max(values) - min(values) >= self.min_change:
+            return None
+        if values[-1] >= self.max_accuracy:
+            return None
+        losses = [value for walk in walks if (value := walk.metrics.get(self.loss)) is not None]
+        trend = f", {self.loss} {losses[0]:.4f} to {losses[-1]:.4f}" if losses else ""
+        text = (
+            f"{trace.accuracy_name} stands at {values[-1]:.1%} over {self.num_values} evaluations{trend}: look at what "
+            f"the model answers, at the labels, and at the learning rate"
+        )
+        return Finding(text, {"accuracy": values[-1]})
+
+
+@dataclass(frozen=True)
+class GoodEnough:
+    """A note, no warning: the perplexity of the evaluations is below a mark for the first time."""
+
+    name: ClassVar[str] = "good_enough"
+    severity: ClassVar[Severity] = "note"
+    loss: str = "nll"
+    perplexity: float = 10.0
+
+    def check(self, trace: Trace) -> Finding | None:
+        """Look at the newest evaluation and at those before it."""
+        values = [value for walk in trace.evaluations() if (value := walk.metrics.get(self.loss)) is not None]
+        mark = math.log(self.perplexity)
+        if not values or values[-1] >= mark or any(value < mark for value in values[:-1]):
+            return None
+        reached = math.exp(values[-1])
+        text = f"validation perplexity {reached:.2f} is below {self.perplexity:g}, a common mark of a good model"
+        return Finding(text, {"perplexity": reached})
+
+
+@dataclass(frozen=True)
+class Leak:
+    """Validation is suspiciously good: its loss far below training's, or all answers right early in the run."""
+
+    name: ClassVar[str] = "leak"
+    severity: ClassVar[Severity] = "warn"
+    loss: str = "nll"
+    factor: float = 0.8
+    min_difference: float = 0.1
+    """Nats; near zero a ratio means nothing."""
+    max_dropout: float = 0.05
+    """Above it dropout makes training look that much worse: at 0.1 a narrow model trains at 2.5 times its own nll."""
+    exact_pass: str = "val_translate"
+    max_exact: float = 0.95
+    early_share: float = 0.1
+
+    def check(self, trace: Trace) -> Finding | None:
+        """Look at the newest evaluation of either kind."""
+        advice = "check that the splits do not overlap"
+        walks, answers = trace.evaluations(), trace.passes.get(self.exact_pass, [])
+        validation = walks[-1].metrics.get(self.loss) if walks else None
+        training = _training_before(trace, walks[-1].step, self.loss) if walks else None
+        if validation is not None and training is not None and trace.setting("model.dropout", 0.0) <= self.max_dropout:
+            limit = min(self.factor * training, training - self.min_difference)
+            if validation < limit:
+                text = f"validation {self.loss} {validation:.4f} is far below training {training:.4f}: {advice}"
+                return Finding(text, {"validation": validation, "training": training})
+        exact = answers[-1].metrics.get("exact_match") if answers else None
+        is_early = bool(answers) and answers[-1].step < self.early_share * trace.started.get("total_steps", 0)
+        if exact is None or not is_early or exact <= self.max_exact:
+            return None
+        return Finding(f"{exact:.1%} exact matches after {answers[-1].step} steps: {advice}", {"exact_match": exact})
+
+
+def _training_before(trace: Trace, step: int, name: str) -> float | None:
+    """A training metric of the last log point up to a step."""
+    return next((value_of(one, name) for one in reversed(trace.steps) if one["step"] <= step), None)
 
 
 def _or_infinite(walk: Evaluation, name: str) -> float:

@@ -49,6 +49,8 @@ class Trace:
     best_mean_loss: float | None = None
     """Lowest mean over 200 steps."""
     step: int = 0
+    skipped: list[tuple[int, int]] = field(default_factory=list)
+    """Step and number of the skipped updates of each log point that had some."""
     _recent: deque[tuple[int, float]] = field(default_factory=deque)
     _recent_steps: int = 0
     _recent_sum: float = 0.0
@@ -81,6 +83,11 @@ class Trace:
                 self.publish_seconds.append(record["seconds"])
                 return  # its step is the checkpoint's, which training has left behind
         self.step = record["step"]
+
+    @property
+    def num_skipped(self) -> int:
+        """Updates left out so far: steps that did not advance the schedule."""
+        return sum(number for _, number in self.skipped)
 
     @property
     def window_steps(self) -> int:
@@ -121,6 +128,8 @@ class Trace:
         if self.steps and record["step"] <= self.steps[-1]["step"]:
             self._take_back(record["step"] - record["num_steps"])  # began anew, without a checkpoint
         self.steps.append(record)
+        if record["skipped_steps"]:
+            self.skipped.append((record["step"], record["skipped_steps"]))
         if self._fresh:
             self.first_steps.add(record["step"])
             self._fresh = False
@@ -154,6 +163,7 @@ class Trace:
 
     def _take_back(self, step: int) -> None:
         self.steps = [record for record in self.steps if record["step"] <= step]
+        self.skipped = [(at, number) for at, number in self.skipped if at <= step]
         self.passes = {name: [walk for walk in walks if walk.step <= step] for name, walks in self.passes.items()}
         self._recent.clear()
         self._recent_steps, self._recent_sum = 0, 0.0

@@ -26,14 +26,15 @@ from trainer.telemetry.rules import Finding, Rule
 from trainer.telemetry.rules_gradient import AlwaysClipped, HighNorm, ScaleSaturated, Vanishing
 from trainer.telemetry.rules_loss import Exploding, FlatLoss, NonFiniteLoss
 from trainer.telemetry.rules_machine import CpuOnly, GraceBudget, SlowData, UnsteadySpeed
-from trainer.telemetry.rules_passes import FrozenMetric, LargeGap, OneClass, Overfit
+from trainer.telemetry.rules_passes import FrozenMetric, GoodEnough, LargeGap, OneClass, Overfit
+from trainer.telemetry.rules_start import BadStart, FactAbove
 from trainer.telemetry.trace import Record, Trace
 
 __all__ = ["Finding", "Rule", "Watcher", "find_warnings", "general_rules"]
 
 QUIET_STEPS = 1_000
-ONCE = frozenset({GraceBudget.name})
-"""Rules about what does not change while a run goes on."""
+ONCE = frozenset({GraceBudget.name, BadStart.name, GoodEnough.name})
+"""Rules about what does not change while a run goes on; so are all `FactAbove`."""
 _WATCHED = (StepDone, PassDone, NonFinite, RunStarted, Resumed, CheckpointPublished)
 _WATCHED_NAMES = frozenset(kind.__name__ for kind in _WATCHED)
 
@@ -77,7 +78,7 @@ class _Pace:
             return
         self._checked_at = record["step"]
         for rule in self.rules:
-            quiet_steps = inf if rule.name in ONCE else QUIET_STEPS
+            quiet_steps = inf if rule.name in ONCE or isinstance(rule, FactAbove) else QUIET_STEPS
             if record["step"] - self._fired_at.get(rule.name, -inf) < quiet_steps:
                 continue
             finding = rule.check(self.trace)

@@ -7,11 +7,7 @@ The graph takes a clip that is already sampled and normalised; its metadata says
 """
 
 import json
-import logging
-import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,27 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.config.signs import SignsSettings
-from trainer.errors import RunError, SettingsError
+from trainer.tasks import exporting
+from trainer.tasks.exporting import Exported, Signature
 from trainer.tasks.signs import weights
 from trainer.tasks.signs.model import STTransformer
 from trainer.tasks.signs.schema import Schema
+from trainer.tasks.weight_files import bare, save_pth
 
-OPSET = 18
-"""The lowest that torch's exporter writes."""
-TOLERANCE = 1e-4
-"""Largest difference of a logit between torch and onnxruntime."""
 BATCH_SIZES = (1, 2, 64)
 INPUT, OUTPUT = "input", "output"
-
-
-@dataclass(frozen=True)
-class Exported:
-    """A written file; `max_difference` of logits between torch and onnxruntime over `num_clips` clips for ONNX."""
-
-    kind: str
-    path: Path
-    max_difference: float | None = None
-    num_clips: int = 0
 
 
 def export_model(
@@ -62,14 +46,14 @@ def export_model(
     1. Raises SettingsError for a missing extra, RunError if onnxruntime differs by more than 1e-4.
     """
     model = build_from_info(settings, info)
-    weights.load_into(model, {weights.bare(name): value for name, value in state_dict.items()}, [], "the checkpoint")
+    weights.load_into(model, {bare(name): value for name, value in state_dict.items()}, [], "the checkpoint")
     model.eval()
     about = weights.facts(info, settings.model, metrics or {})
     written = []
     for kind in formats:
         if kind == "pth":
             path = folder / pth_folder(model, datetime.now()) / f"{epoch}.pth"
-            weights.save_pth(path, model.state_dict(), about)
+            save_pth(path, model.state_dict(), about)
             written.append(Exported("pth", path))
         else:
             path = folder / f"signs_{model.num_classes}_{model.model_size.to_str()}.onnx"
@@ -90,80 +74,15 @@ def pth_folder(model: STTransformer, now: datetime) -> str:
 
 def write_onnx(model: STTransformer, path: Path, about: Mapping[str, Any], samples: Tensor) -> float:
     """Write, check and compare an ONNX file; returns the greatest difference of a logit. The file appears whole."""
-    onnx = _onnx()
-    num_frames, width = samples.shape[1:]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".tmp")
-    try:
-        _trace(model, unfinished, torch.zeros(2, num_frames, width))
-        graph = onnx.load(unfinished)
-        strip(graph.graph)
-        for name, value in metadata(about).items():
-            graph.metadata_props.add(key=name, value=value)
-        opset = {item.domain: item.version for item in graph.opset_import}.get("")
-        assert opset == OPSET, f"asked for opset {OPSET}, the file has {opset}"
-        onnx.checker.check_model(graph, full_check=True)
-        onnx.save(graph, unfinished)
-        difference = max_difference(model, unfinished, samples)
-        if not difference <= TOLERANCE:
-            raise RunError(f"{path}: onnxruntime differs from torch by {difference:.2e}, more than {TOLERANCE:g}")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return difference
-
-
-def _onnx() -> Any:
-    """The extra's libraries. Raises SettingsError naming the extra."""
-    try:
-        import onnx
-        import onnxruntime  # type: ignore[import-untyped]  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise SettingsError(f"export to ONNX needs {error.name}: pip install 'signs-trainer[export]'") from error
-    return onnx
-
-
-def _trace(model: STTransformer, path: Path, example: Tensor) -> None:
-    """Run torch's exporter; the fused attention path is off, for which ONNX may lack an operator."""
-    with _quiet_and_plain():
-        torch.onnx.export(
-            model,
-            (example,),
-            str(path),
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_shapes=({0: torch.export.Dim("batch_size", min=1)},),
-            opset_version=OPSET,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
-
-
-@contextmanager
-def _quiet_and_plain() -> Iterator[None]:
-    """No fused attention, and none of the exporter's remarks on libraries that this model does not use."""
-    was_fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)
-        torch.backends.mha.set_fastpath_enabled(was_fast)
-
-
-def strip(graph: Any) -> None:
-    """Take out the exporter's notes on every node: they hold stack traces with paths of this machine."""
-    for part in (graph.node, graph.input, graph.output, graph.value_info, graph.initializer):
-        for item in part:
-            del item.metadata_props[:]
-            item.ClearField("doc_string")
-    del graph.metadata_props[:]
-    graph.ClearField("doc_string")
+    signature = Signature(
+        example=(torch.zeros(2, *samples.shape[1:]),),
+        inputs=[INPUT],
+        outputs=[OUTPUT],
+        dynamic_shapes=[{0: torch.export.Dim("batch_size", min=1)}],
+    )
+    return exporting.write_onnx(
+        model, path, signature, metadata(about), lambda file: max_difference(model, file, samples)
+    )
 
 
 def metadata(about: Mapping[str, Any]) -> dict[str, str]:
@@ -191,7 +110,7 @@ def temporal(info: Mapping[str, Any]) -> dict[str, Any]:
 
 def max_difference(model: STTransformer, path: Path, samples: Tensor) -> float:
     """Greatest |logit(torch) - logit(onnxruntime)| over `samples`, fed in batches of 1, 2 and 64 (repeated to fill)."""
-    import onnxruntime
+    import onnxruntime  # type: ignore[import-untyped]
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     greatest = 0.0

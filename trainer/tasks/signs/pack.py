@@ -4,76 +4,25 @@ Everything goes into a temporary folder beside the target; digests grow while by
 rename makes the folder appear. Whatever interrupts it, the target is whole or not there.
 """
 
-import hashlib
 import io
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainer.errors import DataError
-from trainer.tasks.disk import disk_errors
+from trainer.tasks.bad_samples import BadSample, BadSamples
+from trainer.tasks.folders import HashedFile, copy_files, whole_folder
 from trainer.tasks.signs.packed import COLUMNS, FORMAT, FRAMES, HEADER, NAMES, SPLITS, VERSION, files_of, header_digest
 from trainer.tasks.signs.profile import profile_of
-from trainer.tasks.signs.readers.source import BadSample, Recording, Source
+from trainer.tasks.signs.readers.source import Recording, Source
 
 Progress = Callable[[int, int | None], None]
 """Called with the recordings packed so far and their number, where it is known."""
-
-
-@dataclass
-class BadSamples:
-    """What to do with samples that cannot be used: `fail` at the first, or `skip` up to `budget` and count."""
-
-    policy: str = "fail"
-    budget: int = 100
-    num_skipped: int = 0
-    num_tolerated: int = 0
-    lines: list[str] = field(default_factory=list)
-    """One line for each sample left out, tolerated ones too."""
-
-    def add(self, bad: BadSample) -> None:
-        """Count a bad sample. Raises DataError under `fail` and when the budget is used up."""
-        line = f"{bad.where}: {bad.reason}"
-        if bad.tolerated:
-            self.num_tolerated += 1
-            self.lines.append(line)
-            return
-        if self.policy == "fail":
-            raise DataError(f"{line} (data.bad_samples: skip leaves such samples out)")
-        self.num_skipped += 1
-        self.lines.append(line)
-        if self.num_skipped > self.budget:
-            raise DataError(f"{line}; this is bad sample {self.num_skipped}, data.bad_budget is {self.budget}")
-
-
-class _HashedFile:
-    """A file that is written once, front to back, and knows its size and digest."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.file: BinaryIO = path.open("wb", buffering=1 << 20)
-        self.sha256 = hashlib.sha256()
-        self.size_bytes = 0
-
-    def write(self, data: bytes) -> None:
-        self.file.write(data)
-        self.sha256.update(data)
-        self.size_bytes += len(data)
-
-    def close(self) -> dict[str, Any]:
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.file.close()
-        return {"size_bytes": self.size_bytes, "sha256": self.sha256.hexdigest()}
 
 
 class PackWriter:
@@ -81,8 +30,8 @@ class PackWriter:
 
     def __init__(self, folder: Path, source: Source, dtype: str) -> None:
         self.folder, self.source, self.dtype = folder, source, np.dtype(dtype)
-        self.frames = _HashedFile(folder / FRAMES)
-        self.names = _HashedFile(folder / NAMES)
+        self.frames = HashedFile(folder / FRAMES)
+        self.names = HashedFile(folder / NAMES)
         self.columns: dict[str, list[int]] = {name: [] for name in COLUMNS}
         self.columns["offsets"].append(0)
         self.class_of = {info.word: i for i, info in enumerate(source.classes)}
@@ -132,7 +81,7 @@ class PackWriter:
         if bad.lines:
             header["left_out"] = {"skipped": bad.num_skipped, "tolerated": bad.num_tolerated}
         header["digest"] = header_digest(header)
-        file = _HashedFile(self.folder / HEADER)
+        file = HashedFile(self.folder / HEADER)
         file.write(json.dumps(header, indent=1, ensure_ascii=False).encode())
         file.close()
 
@@ -181,7 +130,7 @@ class PackWriter:
     def _write_column(self, name: str, values: NDArray[np.int64]) -> dict[str, Any]:
         buffer = io.BytesIO()
         np.save(buffer, values, allow_pickle=False)
-        file = _HashedFile(self.folder / name)
+        file = HashedFile(self.folder / name)
         file.write(buffer.getvalue())
         return file.close()
 
@@ -202,8 +151,7 @@ def pack(
     """
     target = Path(target)
     bad = bad or BadSamples()
-    _check_target(target, overwrite)
-    with disk_errors(target), _temporary_folder(target) as folder:
+    with whole_folder(target, HEADER, overwrite=overwrite) as folder:
         writer = PackWriter(folder, source, dtype)
         try:
             for num_seen, item in enumerate(source.stream(), start=1):
@@ -215,58 +163,13 @@ def pack(
             writer.finish(bad)
         finally:
             writer.close()
-        _put_in_place(folder, target)
     return target
 
 
 def copy(source: Path, target: Path, *, overwrite: bool = False) -> Path:
     """Copy the packed folder `source` to `target` and return it; errors and promise are those of `pack`."""
-    _check_target(target, overwrite)
-    with disk_errors(target), _temporary_folder(target) as folder:
-        for name in files_of(source):
-            shutil.copyfile(source / name, folder / name)
-            with (folder / name).open("rb") as file:
-                os.fsync(file.fileno())
-        _put_in_place(folder, target)
-    return target
+    return copy_files(source, files_of(source), target, HEADER, overwrite=overwrite)
 
 
 def _first_bad_frame(frames: NDArray[Any]) -> int:
     return int(np.flatnonzero(~np.isfinite(frames).all(axis=(1, 2)))[0])
-
-
-def _check_target(target: Path, overwrite: bool) -> None:
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return
-    if not (target / HEADER).is_file():
-        raise DataError(f"{target} exists and is no packed data set: choose another folder")
-    if not overwrite:
-        raise DataError(f"{target} exists already: remove it, or say --overwrite to replace it")
-
-
-@contextmanager
-def _temporary_folder(target: Path) -> Iterator[Path]:
-    """A folder beside `target` that is gone afterwards, whatever happens."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _put_in_place(folder: Path, target: Path) -> None:
-    """Rename the finished folder to `target`; an old packed folder there is moved aside first and then deleted."""
-    folder.chmod(0o755)  # mkdtemp makes it private; other users of the machine may read a data set
-    if target.exists():
-        old = folder.with_name(f"{folder.name}-old")
-        target.rename(old)
-        folder.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        folder.rename(target)
-    descriptor = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

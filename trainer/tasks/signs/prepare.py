@@ -8,14 +8,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trainer.config.signs import SignsData
+from trainer.config.signs import SignsData, SignsSettings
 from trainer.errors import DataError, SettingsError
-from trainer.tasks.signs.pack import BadSamples, Progress, copy, pack
-from trainer.tasks.signs.packed import DTYPES, HEADER, Recordings
+from trainer.tasks.bad_samples import BadSamples
+from trainer.tasks.signs.pack import Progress, copy, pack
+from trainer.tasks.signs.packed import DTYPES, HEADER, Recordings, files_of
 from trainer.tasks.signs.readers.source import Source
 from trainer.tasks.signs.recordings import GENERATE, corpus_of, source_of
 from trainer.tasks.signs.show import show
 from trainer.tasks.signs.synthetic import source as synthetic_source
+
+SHOWN = "pictures"
+"""What `shown` gives, as the key of `--json`."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,11 @@ class Prepared:
     """Known gaps of a public data set, left out under any policy."""
     left_out: list[str] = field(default_factory=list)
     """One line for each of them."""
+
+    @property
+    def files(self) -> list[str]:
+        """Names of all its files."""
+        return files_of(self.path)
 
     def summary(self, where: str = "") -> str:
         """One line for people; `where` is the place it went to, if not its path."""
@@ -99,6 +108,12 @@ def draw(
         if note is not None:
             note(f"drew {files[-1]}")
     return files
+
+
+def shown(settings: SignsSettings, folder: Path, wanted: Sequence[str], target: Path) -> list[str]:  # noqa: ARG001
+    """Pictures of words, said by id or name, in `target`; their paths."""
+    words = [int(word) if word.isdecimal() else word for word in wanted]
+    return [str(file) for file in draw(Recordings.open(folder), words, target)]
 
 
 def _found(path: Path, data: SignsData) -> Source:

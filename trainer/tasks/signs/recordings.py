@@ -16,9 +16,10 @@ from pathlib import Path
 
 from trainer.config.signs import SchemaSettings, SignsData, SignsSettings
 from trainer.errors import DataError, SettingsError
+from trainer.tasks.bad_samples import BadSamples
 from trainer.tasks.disk import one_at_a_time
 from trainer.tasks.remote import is_url, local_path
-from trainer.tasks.signs.pack import BadSamples, Progress, pack
+from trainer.tasks.signs.pack import Progress, pack
 from trainer.tasks.signs.packed import HEADER, ClassInfo, Recordings
 from trainer.tasks.signs.readers import find_source
 from trainer.tasks.signs.readers.source import Source

@@ -25,6 +25,7 @@ from trainer.tasks.signs.model import DatasetNorm, ModelSize
 from trainer.tasks.signs.packed import Recordings
 from trainer.tasks.signs.recordings import recordings_of
 from trainer.tasks.signs.split import split
+from trainer.tasks.weight_files import read_weights
 
 Settings = SignsSettings
 TERM = "loss"
@@ -77,7 +78,7 @@ class SignsTask:
             model.embedding.input_bn.set_statistics(*self.statistics)
         run = self.settings.run
         if run.init_from is not None:
-            weights.load_into(model, weights.read_weights(run.init_from), run.init_allow, run.init_from)
+            weights.load_into(model, read_weights(run.init_from), run.init_allow, run.init_from)
         return model
 
     def train_data(self) -> SignsDataSet:

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.errors import DataError
+from trainer.tasks.bad_samples import BadSample
 from trainer.tasks.signs.packed import ClassInfo
-from trainer.tasks.signs.readers.source import BadSample, Recording, Source, listing_key
+from trainer.tasks.signs.readers.source import Recording, Source, listing_key
 from trainer.tasks.signs.schema import Schema
 
 COLUMNS = (0, 1, 2, 3, 6, 7, 8, 9)

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.errors import DataError
-from trainer.tasks.signs.readers.source import BadSample, Recording, Source, karsl_classes, listing_key
+from trainer.tasks.bad_samples import BadSample
+from trainer.tasks.signs.readers.source import Recording, Source, karsl_classes, listing_key
 from trainer.tasks.signs.readers.unpickler import load_table
 from trainer.tasks.signs.schema import Schema
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from trainer.errors import DataError
-from trainer.tasks.signs.readers.source import BadSample, Recording, Source, karsl_classes, karsl_session, listing_key
+from trainer.tasks.bad_samples import BadSample
+from trainer.tasks.signs.readers.source import Recording, Source, karsl_classes, karsl_session, listing_key
 from trainer.tasks.signs.schema import Schema
 
 _FOLDER = re.compile(r"(?P<signer>\d+)-(?P<split>train|val|test)")

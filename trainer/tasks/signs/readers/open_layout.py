@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.errors import DataError
+from trainer.tasks.bad_samples import BadSample
 from trainer.tasks.signs.packed import ClassInfo
-from trainer.tasks.signs.readers.source import BadSample, Recording, Source, listing_key
+from trainer.tasks.signs.readers.source import Recording, Source, listing_key
 from trainer.tasks.signs.schema import Schema
 
 INDEX = "index.csv"

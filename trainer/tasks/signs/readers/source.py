@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.errors import DataError
+from trainer.tasks.bad_samples import BadSample
 from trainer.tasks.signs.packed import ClassInfo
 from trainer.tasks.signs.schema import Schema
 
@@ -33,16 +34,6 @@ class Recording:
     """`train`, `val`, `test`, or empty where the source says nothing."""
     where: str = ""
     """File and entry, for messages."""
-
-
-@dataclass(frozen=True)
-class BadSample:
-    """A sample that cannot be used."""
-
-    where: str
-    reason: str
-    tolerated: bool = False
-    """A known gap of a public data set (an empty file): counted and reported, never an error."""
 
 
 @dataclass(frozen=True)
