@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.toy import Attempt, ToyTask, toy_settings, train_toy
+from trainer.engine.evaluate import run_pass
 from trainer.errors import InfrastructureError, RunError, SettingsError, Stopped, SupersededError
 
 
@@ -193,3 +194,37 @@ def test_a_superseded_attempt_stops_with_171_and_writes_nothing_more(tmp_path, m
     assert json.loads((tmp_path / "toy" / "latest.json").read_text())["step"] <= 8
     assert not list((tmp_path / "toy" / "attempts").glob("*.end.json"))
     assert not events(tmp_path, "AttemptEnded")
+
+
+def bests(folder, event):
+    """Steps at which passes or checkpoints were the best so far."""
+    return [record["step"] for record in events(folder, event) if record["is_best"]]
+
+
+def test_a_best_that_an_owed_pass_finds_is_published_as_one(tmp_path, monkeypatch):
+    """Stopped in the pass after step 14: the next attempt begins with that pass."""
+
+    def interrupt(job, a_pass):
+        if job.cursor.step == 14:
+            job.stopping = ("told to stop by the test", Stopped.exit_code)
+            return None
+        return run_pass(job, a_pass)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("trainer.engine.passes.run_pass", interrupt)
+        with pytest.raises(Stopped):
+            train_toy(toy_settings(tmp_path))
+    train_toy(toy_settings(tmp_path))
+    assert bests(tmp_path, "CheckpointPublished") == bests(tmp_path, "PassDone") == [7, 14, 21]
+
+
+def test_a_best_found_just_before_a_stop_is_published_as_one(tmp_path, monkeypatch):
+    def stop_after(job, a_pass):
+        done = run_pass(job, a_pass)
+        job.stopping = ("told to stop by the test", Stopped.exit_code)
+        return done
+
+    monkeypatch.setattr("trainer.engine.passes.run_pass", stop_after)
+    with pytest.raises(Stopped):
+        train_toy(toy_settings(tmp_path))
+    assert bests(tmp_path, "CheckpointPublished") == bests(tmp_path, "PassDone") == [7]
