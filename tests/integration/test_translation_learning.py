@@ -67,7 +67,7 @@ def test_check_10_shuffled_targets_teach_nothing(tmp_path, table):
 def test_check_16_half_precision_learns_alike(tmp_path, table):
     nll = {}
     for amp in ("fp32", "bf16", "fp16"):
-        given = ("data.corpus=reverse", f"precision.amp={amp}")
+        given = ("data.corpus=reverse", "max_steps=2000", f"precision.amp={amp}")
         nll[amp] = learned(table, tmp_path / amp, f"reverse, {amp}", *given)[0]["nll"]
     assert nll["bf16"] == pytest.approx(nll["fp32"], rel=0.02)
     assert nll["fp16"] == pytest.approx(nll["fp32"], rel=0.02)
