@@ -68,9 +68,6 @@ class Task(Protocol):
     best_metric: str
     """`pass/metric` that chooses the best checkpoint by default."""
 
-    # A task may have `rules` (its own warning signs) and `left_out` (bad samples its data go without, by `skipped` and
-    # `tolerated`) beside these.
-
     def build_model(self) -> nn.Module:
         """A freshly initialised model on the CPU; called under the engine's keyed seed."""
         ...
@@ -107,7 +104,10 @@ class Task(Protocol):
     #   derived(metrics, count, seconds) -> Metrics    what follows from the training means of an interval, whose first
     #                                                  term had this count and which took so long
     #   has_unused_parameters: bool                    parameters without a gradient in some steps
-    #   rules: list of warning signs, samples(n): what an exported model is checked on
+    #   files: dict[str, bytes]                        what lies beside the weights in every checkpoint (tokenizers)
+    #   remarks: list[str]                             what a user should be told once, at the start
+    #   left_out: dict[str, int]                       bad samples its data go without: `skipped` and `tolerated`
+    #   samples(n)                                     what an exported model is checked on
 
     def info(self) -> dict[str, Any]:
         """What the ledger should know of model and data (class names, split sizes); JSON-able."""
