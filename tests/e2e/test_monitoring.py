@@ -34,11 +34,15 @@ SEEN: Values = {
 POD_MONITOR: Values = {"monitoring": {"podMonitor": {"enabled": True}}}
 SERVICE_MONITOR: Values = {"monitoring": {"serviceMonitor": {"enabled": True}}}
 ELASTIC: Values = {"elastic": {"enabled": True}, "worker": {"replicas": 2}}
+LONGER: Values = {
+    # a pod without the first rank waits for no scrape, so it has to live through some
+    "config": {"num_epochs": 400, "passes": {"val": "never and end"}, "checkpoint": {"every": "never and end"}}
+}
 DIVERGING: Values = {"config": {"optim": {"lr": 1e30, "clip": None}, "telemetry": {"log_every": "every 1 steps"}}}
 RUNS: dict[str, tuple[Values, ...]] = {
     # its rules speak of the others, too
     "seen": (POD_MONITOR, {"monitoring": {"prometheusRule": {"enabled": True}}}),
-    "served": (SERVICE_MONITOR, ELASTIC),
+    "served": (SERVICE_MONITOR, ELASTIC, LONGER),
     "sick": (POD_MONITOR, DIVERGING),
 }
 
