@@ -147,13 +147,18 @@ def toy_settings(folder: Path, **values: Any) -> ToySettings:
         "telemetry": {"progress": "off", "log_every": "every 1 steps", "tensorboard": "off", "warnings": False},
         "output": {"report": False, "export": []},
     }
+    return ToySettings.model_validate(filled(tree, values))
+
+
+def filled(tree: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """The tree with values whose dotted names are given with `__`."""
     for name, value in values.items():
         *path, last = name.split("__")
         section = tree
         for part in path:
             section = section.setdefault(part, {})
         section[last] = value
-    return ToySettings.model_validate(tree)
+    return tree
 
 
 def train_toy(settings: ToySettings) -> Any:

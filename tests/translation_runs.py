@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.toy import fork_ranks, wait_for
+from tests.toy import filled, fork_ranks, wait_for
 from trainer.checkpoint import crash
 from trainer.config.translation import TranslationSettings
 from trainer.run import Finished, train_settings
@@ -26,13 +26,7 @@ def translation_settings(folder: Path, **values: Any) -> TranslationSettings:
         "telemetry": {"progress": "off", "log_every": "every 1 steps", "tensorboard": "off", "warnings": False},
         "output": {"report": False, "export": []},
     }
-    for name, value in values.items():
-        *path, last = name.split("__")
-        section = tree
-        for part in path:
-            section = section.setdefault(part, {})
-        section[last] = value
-    return TranslationSettings.model_validate(tree)
+    return TranslationSettings.model_validate(filled(tree, values))
 
 
 def train_here(settings: TranslationSettings) -> Finished:

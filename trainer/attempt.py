@@ -8,12 +8,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 
 from trainer.checkpoint.publish import Publisher
 from trainer.checkpoint.run import Run
 from trainer.checkpoint.store import Counted
+from trainer.config.prometheus import is_on
 from trainer.config.settings import CommonSettings
 from trainer.engine.clock import Clock
 from trainer.engine.cursor import Cursor
@@ -25,10 +27,10 @@ from trainer.tasks.registry import rules
 from trainer.telemetry.bus import Bus
 from trainer.telemetry.events import AttemptEnded, Noted, OutOfMemory, TimeAccounted
 from trainer.telemetry.ledger import Ledger
-from trainer.telemetry.prometheus.exporter import Exporter, is_on
-from trainer.telemetry.prometheus.live import Sources
 from trainer.telemetry.reading import Record
-from trainer.telemetry.warnings import general_rules
+
+if TYPE_CHECKING:
+    from trainer.telemetry.prometheus.exporter import Exporter
 
 
 @dataclass
@@ -51,7 +53,7 @@ class Attempt:
     """A newer attempt owns the run: nothing more may be written, not even this attempt's own end."""
     history: list[Record] = field(default_factory=list)
     """Ledger records of earlier attempts."""
-    exporter: Exporter | None = None
+    exporter: "Exporter | None" = None
     """Metrics of this process; on the first process of each node."""
 
     def end(self, code: int, reason: str, *, has_lost_peer: bool = False) -> None:
@@ -126,6 +128,9 @@ def export_metrics(settings: CommonSettings, attempt: Attempt) -> None:
     chosen, world, run = settings.telemetry.prometheus, attempt.world, attempt.run
     if world.local_rank or not is_on(chosen):
         return
+    from trainer.telemetry.prometheus.exporter import Exporter  # prometheus_client, which no other run pays for
+    from trainer.telemetry.prometheus.live import Sources
+
     store = run.store if run else None
     has_gpu = world.device.type == "cuda"
     sources = Sources(
@@ -145,9 +150,8 @@ def export_metrics(settings: CommonSettings, attempt: Attempt) -> None:
     if exporter.port:
         say(f"metrics are served on port {exporter.port}")
     if run:
-        watched = rules(settings.task) or general_rules()
         listener = exporter.listener(
-            rules=watched if settings.telemetry.warnings else (),
+            rules=rules(settings.task) if settings.telemetry.warnings else (),
             history=attempt.history,
             num_gpus=world.size if has_gpu else 0,
             grace_seconds=settings.run.grace_seconds,

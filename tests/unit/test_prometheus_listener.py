@@ -10,11 +10,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.bench.metrics_alone import PER_STEP_MICROS, SCRAPE_MILLIS, micros_per_step, page_millis
 from tests.unit.telemetry_samples import pass_done, records_of, run_started, step_done
-from trainer.config.prometheus import PrometheusSettings
+from trainer.config.prometheus import IN_POD, PrometheusSettings, is_on
 from trainer.engine.clock import Clock
 from trainer.telemetry import events
 from trainer.telemetry.prometheus.catalogue import FAMILIES
-from trainer.telemetry.prometheus.exporter import IN_POD, Exporter, is_on, linger_seconds
+from trainer.telemetry.prometheus.exporter import Exporter, linger_seconds
 from trainer.telemetry.prometheus.listener import MAX_METRICS
 from trainer.telemetry.prometheus.live import Sources, WallClock
 from trainer.telemetry.prometheus.values import MAX_LABEL

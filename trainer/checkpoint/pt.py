@@ -27,8 +27,12 @@ class Shell:
         """Whatever the object held."""
 
 
+UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError, OSError)
+"""What torch raises for a file that is damaged or none of its own."""
+
+
 def load_restricted(file: Path) -> Any:
-    """What torch's restricted reader makes of a file, classes it does not know as shells. Raises what torch raises."""
+    """What torch's restricted reader makes of a file, classes it does not know as shells. Raises one of UNREADABLE."""
     shells: list[Any] = [(Shell, name) for name in get_unsafe_globals_in_checkpoint(file)]
     with safe_globals(shells):
         return torch.load(file, map_location="cpu", weights_only=True)
@@ -41,7 +45,7 @@ def read_pt(path: str | Path) -> dict[str, Any]:
         raise DataError(f"{file} does not exist; give the path of a .pt file")
     try:
         content = load_restricted(file)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError, OSError) as error:
+    except UNREADABLE as error:
         raise DataError(
             f"{file} cannot be read ({_reason(error)}); give a .pt file of tensors and plain values"
         ) from error

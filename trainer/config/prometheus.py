@@ -1,10 +1,15 @@
 """Settings of the metrics for Prometheus: where they are served, to whom, and for how long after the end."""
 
+import os
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import field_validator, model_validator
 
 from trainer.config.base import Section, setting
+
+IN_POD = "KUBERNETES_SERVICE_HOST"
+"""The variable that every pod has."""
 
 
 class PrometheusSettings(Section):
@@ -50,3 +55,8 @@ class PrometheusSettings(Section):
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("telemetry.prometheus.tls_cert and tls_key belong together; set both or neither")
         return self
+
+
+def is_on(settings: PrometheusSettings, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process is to export."""
+    return settings.enabled == "on" or (settings.enabled == "auto" and IN_POD in environ)

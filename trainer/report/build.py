@@ -28,7 +28,6 @@ from trainer.tasks.page import Classification, Draw, Pages, RunFacts
 from trainer.telemetry.reading import Record, read_records
 from trainer.telemetry.rules import Rule
 from trainer.telemetry.thresholds import adjusted
-from trainer.telemetry.warnings import general_rules
 
 PAGE = "index.html"
 TABLE = "classification_report.csv"
@@ -97,9 +96,8 @@ def _task_pages(task: str) -> Callable[[RunFacts, Draw], Pages]:
 
 def _rules(task: str, view: RunView) -> list[Rule]:
     """The warning rules of a task, as the run had them."""
-    own = registry.rules(task)
     changes = (view.start.get("config", {}).get("telemetry") or {}).get("rules") or {}
-    return adjusted(general_rules() if own is None else own, changes)
+    return adjusted(registry.rules(task), changes)
 
 
 def _defaults(task: str) -> dict[str, object]:

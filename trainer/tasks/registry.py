@@ -11,6 +11,7 @@ from types import ModuleType
 
 from trainer.errors import SettingsError
 from trainer.telemetry.rules import Rule
+from trainer.telemetry.warnings import general_rules
 
 TASKS = ("signs", "translation")
 
@@ -22,9 +23,9 @@ def load(task: str, part: str = "task") -> ModuleType:
     return import_module(f"trainer.tasks.{task}.{part}")
 
 
-def rules(task: str) -> list[Rule] | None:
-    """The warning rules of a task that has a module `rules` with `rules()`; None: the general ones serve."""
+def rules(task: str) -> list[Rule]:
+    """The warning rules of a task that has a module `rules` with `rules()`; else, and for no task, the general ones."""
     if task not in TASKS or find_spec(f"trainer.tasks.{task}.rules") is None:
-        return None
+        return general_rules()
     own: list[Rule] = load(task, "rules").rules()
     return own

@@ -4,8 +4,6 @@ Everything is read with `weights_only=True`; names lose what DDP and torch.compi
 travel inside a `.pth` file of ours as plain lists and texts.
 """
 
-import pickle
-import zipfile
 from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from trainer.checkpoint.pt import load_restricted
+from trainer.checkpoint.pt import UNREADABLE, load_restricted
 from trainer.errors import DataError
 
 PREFIXES = ("module.", "_orig_mod.")
@@ -51,7 +49,7 @@ def load_pth(path: str | Path) -> dict[str, Tensor]:
         raise DataError(f"{file} does not exist; give the path of a .pth file with weights")
     try:
         content = load_restricted(file)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError, OSError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{file} is not a file of weights ({_first_line(error)}); give a .pth of tensors") from error
     return {bare(name): tensor for name, tensor in _state_dict(file, content).items()}
 

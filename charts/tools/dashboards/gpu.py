@@ -10,7 +10,7 @@ from charts.tools.dashboards.grafana import (
     Query,
     Row,
     choice,
-    datasource,
+    first_choices,
     lines,
     table,
     tile,
@@ -47,11 +47,7 @@ def variables() -> list[Json]:
     jobs = 'trainer_run_info{namespace=~"$namespace", job=~"$job"}'
     pods = 'trainer_run_info{namespace=~"$namespace", job=~"$job", run=~"$run"}'
     return [
-        datasource(),
-        choice("namespace", "Namespace", "label_values(trainer_run_info, namespace)", all_value=".*",
-               text="Of the pods."),
-        choice("job", "Job", 'label_values(trainer_run_info{namespace=~"$namespace"}, job)', all_value=".+",
-               text="Scrape job: the release of the chart."),
+        *first_choices(),
         choice("run", "Run", f"label_values({jobs}, run)", all_value=".+", text="Names of runs (run.name)."),
         choice("pod", "Pod", f"label_values({pods}, pod)", all_value=".*", text="Pods of these runs."),
     ]  # fmt: skip

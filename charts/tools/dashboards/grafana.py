@@ -265,6 +265,16 @@ def choice(name: str, label: str, query: str, *, text: str, all_value: str | Non
     return made
 
 
+def first_choices(namespaces: str = "Of the pods.") -> list[Json]:
+    """Data source, namespace and job, by which every dashboard narrows down; `namespaces` describes the second."""
+    return [
+        datasource(),
+        choice("namespace", "Namespace", "label_values(trainer_run_info, namespace)", all_value=".*", text=namespaces),
+        choice("job", "Job", 'label_values(trainer_run_info{namespace=~"$namespace"}, job)', all_value=".+",
+               text="Scrape job: the release of the chart."),
+    ]  # fmt: skip
+
+
 def number(name: str, label: str, value: str, *, text: str) -> Json:
     """A variable that is typed in."""
     current = {"text": value, "value": value, "selected": True}

@@ -13,8 +13,8 @@ from charts.tools.dashboards.grafana import (
     annotation,
     bars,
     choice,
-    datasource,
     dial,
+    first_choices,
     fixed,
     lines,
     mapping,
@@ -59,11 +59,7 @@ def variables() -> list[Json]:
     """From the widest choice to the narrowest, and the price."""
     some = 'trainer_run_info{namespace=~"$namespace", job=~"$job"}'
     return [
-        datasource(),
-        choice("namespace", "Namespace", "label_values(trainer_run_info, namespace)", all_value=".*",
-               text="Of the pods. All: also series without a namespace, from outside of a cluster."),
-        choice("job", "Job", 'label_values(trainer_run_info{namespace=~"$namespace"}, job)', all_value=".+",
-               text="Scrape job: the release of the chart."),
+        *first_choices("Of the pods. All: also series without a namespace, from outside of a cluster."),
         choice("run", "Run", f"label_values({some}, run)", all_value=".+", text="Names of runs (run.name)."),
         number("gpu_price", "Price of a GPU hour", "2.50", text="In whatever currency you count; a number."),
     ]  # fmt: skip

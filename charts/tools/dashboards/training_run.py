@@ -14,9 +14,9 @@ from charts.tools.dashboards.grafana import (
     annotation,
     bars,
     choice,
-    datasource,
     dial,
     filled,
+    first_choices,
     fixed,
     lines,
     mapping,
@@ -56,11 +56,7 @@ def variables() -> list[Json]:
     some = 'trainer_run_info{namespace=~"$namespace", job=~"$job"}'
     one = RUN.of("run_info")
     return [
-        datasource(),
-        choice("namespace", "Namespace", "label_values(trainer_run_info, namespace)", all_value=".*",
-               text="Of the pods. All: also series without a namespace, from outside of a cluster."),
-        choice("job", "Job", 'label_values(trainer_run_info{namespace=~"$namespace"}, job)', all_value=".+",
-               text="Scrape job: the release of the chart."),
+        *first_choices("Of the pods. All: also series without a namespace, from outside of a cluster."),
         choice("run", "Run", f"label_values({some}, run)", text="Name of the run (run.name)."),
         choice("job_name", "PyTorchJob", f"label_values({one}, job_name)", all_value="",
                text="Jobs that the run has had; its pods are found by them."),

@@ -35,7 +35,6 @@ from trainer.tasks.translation.metrics import (
 )
 from trainer.tasks.translation.model import TranslationModel
 from trainer.tasks.translation.remarks import remarks
-from trainer.tasks.translation.rules import rules
 from trainer.tasks.translation.text_scores import TextScores
 from trainer.tasks.translation.tokenizer import EOS, FILE, PAD
 from trainer.tasks.translation.translate import Translator
@@ -60,7 +59,6 @@ class TranslationTask:
         """Raises SettingsError without sacrebleu: after hours of training it is too late."""
         self.settings, self.corpus = settings, corpus
         self.model_name = model_name(settings)
-        self.rules = rules()
         self.scores = TextScores()
         self._plan = corpus.plan(settings)
         self.fill = fill_of(self._plan, corpus.train.target_lengths)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry
 
-from trainer.config.prometheus import PrometheusSettings
+from trainer.config.prometheus import IN_POD, PrometheusSettings
 from trainer.telemetry.events import RunStarted
 from trainer.telemetry.prometheus.info import set_info
 from trainer.telemetry.prometheus.listener import MetricsListener
@@ -25,8 +25,6 @@ from trainer.telemetry.prometheus.values import Collector, Values, label_value
 from trainer.telemetry.reading import Record
 from trainer.telemetry.rules import Rule
 
-IN_POD = "KUBERNETES_SERVICE_HOST"
-"""The variable that every pod has."""
 LINGER_SECONDS = 60.0
 """In a pod, where nothing is set: four scrapes of the usual interval."""
 TOLD_TO_STOP_SECONDS = 5.0
@@ -99,11 +97,6 @@ class Exporter:
         served, self._served = self._served, None
         if served:
             served.close()
-
-
-def is_on(settings: PrometheusSettings, environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether this process is to export."""
-    return settings.enabled == "on" or (settings.enabled == "auto" and IN_POD in environ)
 
 
 def linger_seconds(
