@@ -206,3 +206,4 @@ def test_outside_of_a_container_nothing_is_written(tmp_path, monkeypatch):
 
 def test_a_log_that_cannot_be_written_is_no_error(tmp_path):
     write_reason("why", {"TRAINER_TERMINATION_LOG": str(tmp_path / "no" / "log")})
+    assert list(tmp_path.iterdir()) == []

@@ -424,7 +424,7 @@ def test_credentials_in_a_url_are_refused_and_not_repeated(settings):
 
 
 def test_nothing_is_fetched_where_data_are_no_url(tmp_path):
-    fetch(SignsSettings(data={"path": str(tmp_path / "nowhere")}))
-    fetch(SignsSettings(data={"path": f"file://{tmp_path}/nowhere"}))
-    fetch(SignsSettings())
-    fetch(PlainSettings())
+    assert not fetch(SignsSettings(data={"path": str(tmp_path / "nowhere")}))
+    assert not fetch(SignsSettings(data={"path": f"file://{tmp_path}/nowhere"}))
+    assert not fetch(SignsSettings())
+    assert not fetch(PlainSettings())

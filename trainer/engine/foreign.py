@@ -49,24 +49,10 @@ class WalkedData:
         raise AssertionError(f"samples {indices[:1]} of epoch {epoch} asked from a loader")
 
 
-@dataclass
-class ForeignTask:
-    """A model and a loss function as a task; accuracy is measured where the output looks like class logits."""
+class LoaderTask:
+    """What every task of loaders answers alike: its model is there, and nobody asks it for samples by their index."""
 
     model: nn.Module
-    loss_function: LossFunction
-    validation: Pairs
-    world: World
-    seed: int
-    num_classes: int | None
-    name: str = "plain"
-    model_name: str = field(init=False)
-    metrics: Mapping[str, str] = field(init=False)
-    best_metric: str = "val/loss"
-
-    def __post_init__(self) -> None:
-        self.model_name = plain_name(self.model, self.num_classes)
-        self.metrics = {"loss": "min", "top1": "max"} if self.num_classes else {"loss": "min"}
 
     def build_model(self) -> nn.Module:
         """The model as it came."""
@@ -83,6 +69,26 @@ class ForeignTask:
     def counts(self, indices: Indices, epoch: int) -> dict[str, float]:
         """The source counts its batches."""
         raise AssertionError(f"counts of {indices[:1]} in epoch {epoch} asked of a foreign task")
+
+
+@dataclass
+class ForeignTask(LoaderTask):
+    """A model and a loss function as a task; accuracy is measured where the output looks like class logits."""
+
+    model: nn.Module
+    loss_function: LossFunction
+    validation: Pairs
+    world: World
+    seed: int
+    num_classes: int | None
+    name: str = "plain"
+    model_name: str = field(init=False)
+    metrics: Mapping[str, str] = field(init=False)
+    best_metric: str = "val/loss"
+
+    def __post_init__(self) -> None:
+        self.model_name = plain_name(self.model, self.num_classes)
+        self.metrics = {"loss": "min", "top1": "max"} if self.num_classes else {"loss": "min"}
 
     def passes(self) -> Sequence[Pass]:
         """One pass over the validation loader."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.data.dataset import Batch
-from trainer.engine.foreign import LoaderSource, Pairs, WalkedData, is_plain, key_global_generators
+from trainer.engine.foreign import LoaderSource, LoaderTask, Pairs, WalkedData, is_plain, key_global_generators
 from trainer.engine.task import Loss, Pass, PassResult
 from trainer.engine.world import World
 from trainer.errors import SettingsError
@@ -43,7 +43,7 @@ class Judged:
 
 
 @dataclass
-class SequenceTask:
+class SequenceTask(LoaderTask):
     """A sequence model and a criterion as a task; loss, accuracy and perplexity are means over tokens."""
 
     model: nn.Module
@@ -65,22 +65,6 @@ class SequenceTask:
         self.metrics = {
             "loss": "min", "perplexity": "min", "accuracy": "max", "nll": "min", "tokens_per_sec": "max",
         }  # fmt: skip
-
-    def build_model(self) -> nn.Module:
-        """The model as it came."""
-        return self.model
-
-    def train_data(self) -> Any:
-        """The loader is the source; there is no data set to ask."""
-        raise AssertionError("a foreign run walks its loader")
-
-    def plan(self) -> Any:
-        """The loader batches by itself."""
-        raise AssertionError("a foreign run walks its loader")
-
-    def counts(self, indices: Any, epoch: int) -> dict[str, float]:
-        """The source counts its batches."""
-        raise AssertionError(f"counts of {indices[:1]} in epoch {epoch} asked of a foreign task")
 
     def passes(self) -> Sequence[Pass]:
         """One pass over the validation loader."""

@@ -40,7 +40,7 @@ def fetch(settings: CommonSettings) -> bool:
     if path is None or not is_url(path):
         return False
     local_path(path, settings)
-    return True
+    return split_url(path)[0] != "file"
 
 
 def local_path(url: str, settings: CommonSettings, *, verify: bool = False) -> Path:
