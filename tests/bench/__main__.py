@@ -1,11 +1,11 @@
-"""`python -m tests.bench [name ...]`: without a name all but `scale`: loop, signs, checkpoint, s3, startup."""
+"""`python -m tests.bench [name ...]`: without a name all but `scale`: loop, balance, signs, checkpoint, s3, startup."""
 
 import importlib
 import os
 import platform
 import sys
 
-USUAL = ("loop", "signs", "checkpoint", "s3", "startup")
+USUAL = ("loop", "balance", "signs", "checkpoint", "s3", "startup")
 ALL = (*USUAL, "scale")
 
 

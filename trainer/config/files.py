@@ -50,7 +50,7 @@ def find_config(config: str, tasks: Sequence[str]) -> ConfigFile:
     try:
         return ConfigFile(Path(config).read_text("utf-8"), config, None)
     except FileNotFoundError:
-        known = ", ".join(name for task in tasks for name in presets(task))
+        known = ", ".join(dict.fromkeys(name for task in tasks for name in presets(task)))
         raise SettingsError(f"--config {config}: no such file, and no preset (there are: {known})") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"--config {config} cannot be read: {error}") from None

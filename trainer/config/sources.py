@@ -18,12 +18,13 @@ import yaml
 from pydantic import ValidationError
 
 from trainer.config.files import ConfigFile, find_config, parse_yaml, to_value
+from trainer.config.hierarchy import HierarchySettings
 from trainer.config.names import Leaf, leaves, nearest, sections
 from trainer.config.settings import CommonSettings
 from trainer.config.signs import SignsSettings
 from trainer.errors import SettingsError
 
-TASK_SETTINGS: dict[str, type[CommonSettings]] = {"signs": SignsSettings}
+TASK_SETTINGS: dict[str, type[CommonSettings]] = {"signs": SignsSettings, "hierarchy": HierarchySettings}
 DEFAULT_TASK = "signs"
 PREFIX = "TRAINER__"
 _CREDENTIALS = re.compile(r"//[^/@\s]*@")

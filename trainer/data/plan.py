@@ -63,8 +63,27 @@ def share(indices: Indices, rank: int, world_size: int) -> Indices:
     return indices if world_size == 1 else np.array_split(indices, world_size)[rank]
 
 
-def micro_batches(indices: Indices, accumulation: int) -> list[Indices]:
-    """A rank's share cut into at most `accumulation` micro-batches, none of them empty."""
+def micro_batches(indices: Indices, accumulation: int, longest: int = 1) -> list[Indices]:
+    """A rank's share cut into at most `accumulation` micro-batches, none of them empty.
+
+    `longest` is the length of a micro-batch of a full step: the short last step of an epoch takes no more of them
+    than it needs.
+    """
     if accumulation == 1:
         return [indices] if len(indices) else []
-    return [part for part in np.array_split(indices, accumulation) if len(part)]
+    number = min(accumulation, -(-len(indices) // longest))
+    return np.array_split(indices, number) if number else []
+
+
+@lru_cache(maxsize=4)
+def steps_of(plan: Plan, num_samples: int, epoch: int) -> Indices:
+    """The step of `epoch` (from 0 in it) to which each sample belongs: int64 `[num_samples]`, -1 for none, read-only.
+
+    For hashable plans that take a sample at most once an epoch. What depends on the step, such as a probability that
+    follows a curve, is thereby a function of (epoch, sample) like everything else about a sample.
+    """
+    steps = np.full(num_samples, -1, np.int64)
+    for step in range(plan.num_steps(epoch)):
+        steps[plan.batch(epoch, step)] = step
+    steps.flags.writeable = False
+    return steps

@@ -20,13 +20,13 @@ _SLICE_SECONDS = 10.0
 """How often ranks that wait for the store tell each other that they live."""
 
 
-def checkpoint(job: Job, is_best: bool = False, timeout: float | None = None) -> None:
+def checkpoint(job: Job, timeout: float | None = None) -> None:
     """Copy the state and publish it behind the training; the copy is all that training waits for.
 
     With a `timeout` it is left out when the publish under way takes longer (a process that will be killed soon).
     """
     mark = (job.cursor.step, tuple(job.cursor.owed), job.best.value)
-    if mark == job.last_checkpoint and not is_best:
+    if mark == job.last_checkpoint:
         return
     if job.publisher is None:
         job.last_checkpoint = mark
@@ -36,7 +36,7 @@ def checkpoint(job: Job, is_best: bool = False, timeout: float | None = None) ->
             job.capture(),
             step=job.cursor.step,
             epoch=job.cursor.epoch,
-            is_best=is_best,
+            is_best=job.best.value is not None and job.best.step == job.cursor.step,
             milestone=job.moments.milestone.due(job.cursor.step),
             timeout=timeout,
             hurries=lambda: timeout is None and job.stop.code is not None,

@@ -49,7 +49,8 @@ def fit(job: Job) -> Outcome:
         go_on_from_checkpoint(job)
         if job.is_done and not job.cursor.owed:
             job.emit(Noted, text=f"the run has its {job.total_steps} steps already; nothing to train")
-        run_owed_passes(job)
+        if run_owed_passes(job) and not job.stopping:
+            checkpoint(job)
         mailbox = Mailbox(is_late=job.world.device.type == "cuda" and job.guard.policy != "skip")
         while not (job.is_done or job.stopping):
             job.rolled_back = False
@@ -106,6 +107,8 @@ def heed(job: Job, verdict: Verdict | None) -> None:
         return
     # On CUDA two verdicts may come in one step; the second must not take back what the first decided.
     job.stopping = job.stopping or job.stop.agreed(verdict.flags if job.world.size > 1 else job.stop.flags())
+    if verdict.is_finite:
+        job.early_stop.see_norm(verdict.norm)
     if verdict.is_finite or job.precision.scaler:
         return
     action = job.guard.decide()
@@ -156,7 +159,7 @@ def at_boundary(job: Job, is_due: bool, ends_epoch: bool) -> None:
         job.schedule.epoch_done()
         crash.point("after_epoch")
     if not job.stopping and (has_new_best or job.is_done or (is_due and not owes)):
-        checkpoint(job, is_best=has_new_best)
+        checkpoint(job)
     if owes:
         collect()
         empty_cache(job.world.device, job.settings.empty_cache)

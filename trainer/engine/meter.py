@@ -1,6 +1,8 @@
 """Sums between two log points, kept on the device; read, reduced and divided only there."""
 
 import math
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,6 +10,16 @@ from torch import Tensor
 from trainer.engine.task import Loss
 from trainer.engine.world import World
 from trainer.telemetry.events import Metrics
+
+
+class Means(NamedTuple):
+    """What the sums of an interval come to."""
+
+    loss: float | None
+    """Sum over the terms of weight * total / count."""
+    terms: Metrics
+    """Un-weighed mean of each term, if there are several."""
+    metrics: Metrics
 
 
 class Meter:
@@ -50,7 +62,7 @@ class Meter:
         """Gradient norms of the steps of the interval."""
         return torch.stack(self._norms).tolist() if self._norms else []
 
-    def close_interval(self, totals: dict[str, float], seconds: float) -> tuple[float | None, Metrics]:
+    def close_interval(self, totals: dict[str, float], seconds: float, weights: Mapping[str, float]) -> Means:
         """Means of the interval out of its totals; adds them to the epoch and starts anew."""
         for key, value in totals.items():
             self.epoch_totals[key] = self.epoch_totals.get(key, 0.0) + value
@@ -58,13 +70,13 @@ class Meter:
             self.epoch_counts[name] = self.epoch_counts.get(name, 0.0) + count
         self.epoch_seconds += seconds
         self.epoch_samples += self.num_samples
-        result = means(totals, self._counts)
+        result = means(totals, self._counts, weights)
         self._reset()
         return result
 
-    def close_epoch(self) -> tuple[float | None, Metrics, float, int]:
+    def close_epoch(self, weights: Mapping[str, float]) -> tuple[Means, float, int]:
         """Means, seconds and samples of the epoch (this attempt's part of it)."""
-        result = (*means(self.epoch_totals, self.epoch_counts), self.epoch_seconds, self.epoch_samples)
+        result = (means(self.epoch_totals, self.epoch_counts, weights), self.epoch_seconds, self.epoch_samples)
         self.epoch_totals, self.epoch_counts, self.epoch_seconds, self.epoch_samples = {}, {}, 0.0, 0
         return result
 
@@ -80,14 +92,19 @@ class Meter:
         self.num_samples = self.num_steps = self.num_skipped = 0
 
 
-def means(totals: dict[str, float], counts: dict[str, float]) -> tuple[float | None, Metrics]:
-    """The loss (sum over terms of total / count) and the named metrics, divided by the first term's count."""
-    if not counts:
-        return None, {}
-    first = next(iter(counts.values()))
-    terms = [totals.get(f"term/{name}", 0.0) / count for name, count in counts.items() if count]
-    named = {key.removeprefix("sum/"): value for key, value in totals.items() if key.startswith("sum/")}
-    return finite(sum(terms)), {name: finite(value / first) if first else None for name, value in named.items()}
+def means(totals: dict[str, float], counts: dict[str, float], weights: Mapping[str, float]) -> Means:
+    """Each term divided by its count, and each named sum by that of its term (`fine/top1`) or of the first one."""
+    terms = {name: totals.get(f"term/{name}", 0.0) / count for name, count in counts.items() if count}
+    first = next(iter(counts.values()), 0.0)
+    metrics: Metrics = {}
+    for key, value in totals.items():
+        kind, _, name = key.partition("/")
+        if kind == "sum":
+            count = counts.get(name.partition("/")[0], first)
+            metrics[name] = finite(value / count) if count else None
+    loss = finite(sum(weights.get(name, 1.0) * value for name, value in terms.items())) if counts else None
+    several = {name: finite(terms[name]) if name in terms else None for name in counts} if len(counts) > 1 else {}
+    return Means(loss, several, metrics)
 
 
 def finite(value: float) -> float | None:

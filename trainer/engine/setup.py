@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 
 from trainer.checkpoint.publish import Publisher
 from trainer.checkpoint.run import Run
-from trainer.config.expressions import Trigger
+from trainer.config.expressions import Curve, Trigger
 from trainer.config.settings import CommonSettings
+from trainer.engine.balance import Balance, build_balance
 from trainer.engine.best import Best, EarlyStop, build_best, direction
 from trainer.engine.clock import Clock
 from trainer.engine.ema import Ema
@@ -77,8 +79,9 @@ def assemble(
     names = [a_pass.name for a_pass in passes]
     best = build_best(settings.best, task.best_metric, task.metrics, names)
     stop_metric = settings.early_stop.metric or best.metric
-    stop_mode = direction(stop_metric, "auto", task.metrics, names, "early_stop.metric")
+    stop_mode = direction(stop_metric, settings.early_stop.mode, task.metrics, names, "early_stop.metric")
     stop_record = Best(stop_metric, stop_mode, settings.early_stop.min_delta)
+    own_curves = [group.get("curve") for group in parts.optimizer.param_groups]
     return Job(
         task=task,
         settings=settings,
@@ -90,7 +93,10 @@ def assemble(
         module=parts.module or wrap(task, parts.model, world),
         optimizer=parts.optimizer,
         base_rates=[group["lr"] for group in parts.optimizer.param_groups],
+        rate_curves=[Curve.parse(curve).resolve(total, per_epoch) if curve else None for curve in own_curves],
+        curves=getattr(task, "curves", {}),
         schedule=parts.schedule,
+        balance=balance_of(task, settings, parts) if settings.balance.kind != "none" else None,
         precision=Precision(settings.precision, world.device),
         ema=Ema(settings.ema, parts.model) if settings.ema.enabled else None,
         source=parts.source,
@@ -107,6 +113,18 @@ def assemble(
         meter=Meter(world),
         foreign=parts.module is not None,
     )
+
+
+def balance_of(task: Task, settings: CommonSettings, parts: Parts) -> Balance:
+    """The weights of the loss terms; a model from outside has one term."""
+    per_epoch = parts.source.steps_per_epoch()
+    moments = Trigger.parse(settings.balance.every).resolve(run_length(settings, per_epoch), per_epoch)
+    counts = {} if parts.module else task.counts(np.arange(len(task.train_data()), dtype=np.int64), 0)
+    balance = build_balance(settings.balance, task, parts.model, counts, moments)
+    if balance.trunk and settings.precision.compile:
+        # A compiled backward reuses what the forward kept, which the backward after a measurement still needs.
+        torch._functorch.config.donated_buffer = False
+    return balance
 
 
 def run_length(settings: CommonSettings, steps_per_epoch: int) -> int:

@@ -64,6 +64,8 @@ class PlannedSource:
         self._task, self._settings, self._world = task, settings, world
         self._data = task.train_data()
         self._plan: Plan = task.plan()
+        full = getattr(self._plan, "batch_size", 0)  # of plans whose steps are equally long
+        self._longest = max(1, -(-full // (settings.accumulation * world.size)))
 
     def steps_per_epoch(self) -> int:
         """Steps of the first epoch; plans make all epochs alike."""
@@ -90,7 +92,7 @@ class PlannedSource:
         plans = [self._plan.batch(epoch, batch) for batch in batches]
         shares = [share(indices, self._world.rank, self._world.size) for indices in plans]
         parts = [
-            micro_batches(mine, self._settings.accumulation) or [indices[:1]]
+            micro_batches(mine, self._settings.accumulation, self._longest) or [indices[:1]]
             for mine, indices in zip(shares, plans, strict=True)
         ]
         flat = [part for own in parts for part in own]

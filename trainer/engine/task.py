@@ -27,7 +27,8 @@ class Loss:
     terms: dict[str, Tensor]
     """Differentiable sums over the samples, one scalar a term; the engine weighs and divides them."""
     sums: dict[str, Tensor] = field(default_factory=dict)
-    """Detached sums for the training metrics (`top1` -> number of correct ones), each divided by the count."""
+    """Detached sums for the training metrics (`top1` -> number of correct ones), each divided by the count of the
+    first term, or for a name such as `fine/top1` by that of the term `fine`."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,12 @@ class PassResult:
 
 
 class Task(Protocol):
-    """Model, data, loss and metrics of one kind of training."""
+    """Model, data, loss and metrics of one kind of training.
+
+    Some tasks have more, which the engine uses where it is there: `shared(model)`, the parameters that all loss terms
+    share (`balance.kind: gradnorm` measures there); `curves`, values that follow the settings' curves over the run,
+    by name (`config.expressions.Course`), for the ledger and the plan; `has_unused_parameters`, for DDP.
+    """
 
     name: str
     model_name: str
@@ -74,7 +80,10 @@ class Task(Protocol):
         ...
 
     def counts(self, indices: Indices, epoch: int) -> dict[str, float]:
-        """What each loss term of these training samples is divided by (samples, tokens, weights)."""
+        """What each loss term of these training samples is divided by (samples, tokens, weights).
+
+        A sum over samples: it is asked for global batches, and for one micro-batch when the balance is measured.
+        """
         ...
 
     def passes(self) -> Sequence[Pass]:
