@@ -27,7 +27,8 @@ class Loss:
     terms: dict[str, Tensor]
     """Differentiable sums over the samples, one scalar a term; the engine weighs and divides them."""
     sums: dict[str, Tensor] = field(default_factory=dict)
-    """Detached sums for the training metrics (`top1` -> number of correct ones), each divided by the count."""
+    """Detached sums for the training metrics (`top1` -> number of correct ones), each divided by the count of the
+    first term, or for a name such as `fine/top1` by that of the term `fine`."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,6 @@ class Task(Protocol):
     best_metric: str
     """`pass/metric` that chooses the best checkpoint by default."""
 
-    # A task may have `rules` (its own warning signs) and `left_out` (bad samples its data go without, by `skipped` and
-    # `tolerated`) beside these.
-
     def build_model(self) -> nn.Module:
         """A freshly initialised model on the CPU; called under the engine's keyed seed."""
         ...
@@ -84,7 +82,10 @@ class Task(Protocol):
         ...
 
     def counts(self, indices: Indices, epoch: int) -> dict[str, float]:
-        """What each loss term of these training samples is divided by (samples, tokens, weights)."""
+        """What each loss term of these training samples is divided by (samples, tokens, weights).
+
+        A sum over samples: it is asked for global batches, and for one micro-batch when the balance is measured.
+        """
         ...
 
     def passes(self) -> Sequence[Pass]:
@@ -106,8 +107,14 @@ class Task(Protocol):
     # A task may also have
     #   derived(metrics, count, seconds) -> Metrics    what follows from the training means of an interval, whose first
     #                                                  term had this count and which took so long
+    #   shared(model) -> Sequence[nn.Parameter]        what all loss terms depend on; `balance.kind: gradnorm` measures
+    #                                                  there
+    #   curves: Mapping[str, Course]                   values that follow curves of the settings, for ledger and plan
     #   has_unused_parameters: bool                    parameters without a gradient in some steps
-    #   rules: list of warning signs, samples(n): what an exported model is checked on
+    #   files: Mapping[str, bytes]                     kept beside the weights in every checkpoint
+    #   left_out: Mapping[str, int]                    bad samples its data go without, by `skipped` and `tolerated`
+    #   remarks: list[str]                             what a user should be told once
+    #   samples(n) -> Batch                            what an exported model is checked on
 
     def info(self) -> dict[str, Any]:
         """What the ledger should know of model and data (class names, split sizes); JSON-able."""

@@ -12,7 +12,7 @@ from types import ModuleType
 from trainer.errors import SettingsError
 from trainer.telemetry.rules import Rule
 
-TASKS = ("signs", "translation")
+TASKS = ("signs", "translation", "hierarchy")
 
 
 def load(task: str, part: str = "task") -> ModuleType:
