@@ -133,7 +133,7 @@ class ToyTask:
         return {"classes": [{"word": number + 1, "name": str(number), "native": ""} for number in range(CLASSES)]}
 
 
-def toy_settings(folder: Path, **values: Any) -> ToySettings:
+def toy_settings(folder: Path, settings_class: type[CommonSettings] = ToySettings, **values: Any) -> Any:
     """Settings for quick runs; dotted names are given with `__`."""
     tree: dict[str, Any] = {
         "num_epochs": 3,
@@ -147,7 +147,7 @@ def toy_settings(folder: Path, **values: Any) -> ToySettings:
         "telemetry": {"progress": "off", "log_every": "every 1 steps", "tensorboard": "off", "warnings": False},
         "output": {"report": False, "export": []},
     }
-    return ToySettings.model_validate(filled(tree, values))
+    return settings_class.model_validate(filled(tree, values))
 
 
 def filled(tree: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
@@ -161,11 +161,11 @@ def filled(tree: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def train_toy(settings: ToySettings) -> Any:
+def train_toy(settings: Any, task_class: Callable[[Any], Any] = ToyTask) -> Any:
     """One attempt in this process, by the rank environment."""
     world = join_world(settings)
     try:
-        return train_task(ToyTask(settings), settings, world)
+        return train_task(task_class(settings), settings, world)
     finally:
         world.leave()
 
@@ -180,10 +180,13 @@ def free_port() -> int:
 class Attempt:
     """One attempt in forked processes (this process has torch imported, so a start costs a fraction of a second)."""
 
-    def __init__(self, settings: ToySettings, world_size: int = 1, crash_at: str | None = None, rank: int = 0) -> None:
+    def __init__(
+        self, settings: Any, world_size: int = 1, crash_at: str | None = None, rank: int = 0,
+        task_class: Callable[[Any], Any] = ToyTask,
+    ) -> None:  # fmt: skip
         def run(number: int) -> None:
             crash.arm(crash_at if number == rank else None)
-            train_toy(settings)
+            train_toy(settings, task_class)
 
         self.pids = fork_ranks(run, world_size)
 

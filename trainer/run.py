@@ -31,12 +31,13 @@ from trainer.errors import InfrastructureError, RunError, Stopped, SupersededErr
 from trainer.finish import finish
 from trainer.tasks.registry import load, rules
 from trainer.tasks.remote import fetch
-from trainer.telemetry.bus import Bus
 from trainer.telemetry.events import Event, Metrics, Noted, SamplesLeftOut
 from trainer.telemetry.ledger import Ledger
 from trainer.telemetry.listeners import listeners
 from trainer.telemetry.reading import highest, read_run, select
 
+_LEDGER_SECONDS = 5.0
+"""How long a checkpoint waits for the records before it; a store that takes none would not take it either."""
 _STOPS: dict[int, type[TrainerError]] = {
     error.exit_code: error for error in (Stopped, InfrastructureError, SupersededError, RunError)
 }
@@ -103,7 +104,7 @@ def go_through(task: Task, settings: CommonSettings, attempt: Attempt, parts: Pa
     if not attempt.name and (done := open_on_first(settings, attempt, task.model_name)):
         return done
     if attempt.run:
-        attempt.publisher = make_publisher(attempt.run, settings.checkpoint, attempt.bus, world.size)
+        attempt.publisher = make_publisher(attempt, attempt.run, settings.checkpoint, world.size)
     if settings.run.init_from and world.share(bool(select(attempt.history, "CheckpointPublished"))):
         settings.run.init_from = None  # the run has weights of its own, and the file may be gone
     parts = parts or build_parts(task, settings, world)
@@ -186,8 +187,12 @@ def open_attempt(settings: CommonSettings, attempt: Attempt, model_name: str) ->
     attempt.ledger = next(listener for listener in found if isinstance(listener, Ledger))
 
 
-def make_publisher(run: Run, settings: CheckpointSettings, bus: Bus, world_size: int) -> Publisher:
-    """The publisher for a store of any kind, after what an earlier attempt could not publish is in the store."""
+def make_publisher(attempt: Attempt, run: Run, settings: CheckpointSettings, world_size: int) -> Publisher:
+    """The publisher for a store of any kind, after what an earlier attempt could not publish is in the store.
+
+    The ledger is stored before each checkpoint: whoever goes on from it finds every record up to it.
+    """
+    bus, ledger = attempt.bus, attempt.ledger
     folder = spool_folder(settings.spool, run.store)
     spool = Spool(folder, run) if folder else None
     for name in publish_leftovers(run, spool) if spool else []:
@@ -200,4 +205,5 @@ def make_publisher(run: Run, settings: CheckpointSettings, bus: Bus, world_size:
         world_size=world_size,
         retry=Retry() if run.store.has_locks else Retry(tries=None, outage_seconds=settings.outage_seconds),
         spool=spool,
+        settle=lambda: ledger and ledger.flush(_LEDGER_SECONDS),
     )

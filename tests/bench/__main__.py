@@ -1,11 +1,11 @@
-"""`python -m tests.bench [name ...]`: without a name the usual ones: loop, signs, translation, checkpoint, ...."""
+"""`python -m tests.bench [name ...]`: without a name the usual ones: loop, balance, signs, translation, ...."""
 
 import importlib
 import os
 import platform
 import sys
 
-USUAL = ("loop", "signs", "translation", "checkpoint", "s3", "startup", "metrics")
+USUAL = ("loop", "balance", "signs", "translation", "checkpoint", "s3", "startup", "metrics")
 ALL = (*USUAL, "scale", "dashboards")
 
 

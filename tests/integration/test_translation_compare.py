@@ -148,9 +148,8 @@ class Flat(ToyTask):
         return type(result)({**result.metrics, "loss": 0.5}, result.detail)
 
 
-def test_11_a_flat_metric_stops_at_the_fourth_evaluation(monkeypatch, tmp_path):
-    monkeypatch.setattr("tests.toy.ToyTask", Flat)
-    train_toy(toy_settings(tmp_path, num_epochs=9, early_stop__patience="3 passes"))
+def test_11_a_flat_metric_stops_at_the_fourth_evaluation(tmp_path):
+    train_toy(toy_settings(tmp_path, num_epochs=9, early_stop__patience="3 passes"), Flat)
     records = read_run(open_store(f"file://{tmp_path}"), "toy")
     walks = [one for one in select(records, "PassDone") if not one["is_final"]]
     assert [one["step"] for one in walks] == [7, 14, 21, 28]

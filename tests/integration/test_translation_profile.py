@@ -42,16 +42,15 @@ class Wide(ToyTask):
         return nn.Sequential(*layers, nn.Linear(WIDTH, CLASSES))
 
 
-def profiled(folder, monkeypatch, **values):
+def profiled(folder, **values):
     """A run with a profile; its settings and records."""
-    monkeypatch.setattr("tests.toy.ToyTask", Wide)
     settings = toy_settings(folder, profile__enabled=True, **(CALM | values))
-    train_toy(settings)
+    train_toy(settings, Wide)
     return settings, read_run(open_store(f"file://{folder}"), "toy")
 
 
-def test_14_the_parts_sum_to_the_wall_time(tmp_path, monkeypatch):
-    _, records = profiled(tmp_path, monkeypatch, num_epochs=2)
+def test_14_the_parts_sum_to_the_wall_time(tmp_path):
+    _, records = profiled(tmp_path, num_epochs=2)
     (found,) = select(records, "Profiled")
     assert (found["num_steps"], found["step"]) == (10, 17)
     assert list(found["phases"]) == list(PHASES)
@@ -79,8 +78,8 @@ def test_what_is_in_no_phase_is_other(monkeypatch):
     assert spent == {"forward": 2.0, "optimizer": 5.0, "other": 3.0}
 
 
-def test_the_operators_and_the_trace_are_those_of_the_measured_steps(tmp_path, monkeypatch):
-    _, records = profiled(tmp_path, monkeypatch, profile__active=3, profile__operators=4)
+def test_the_operators_and_the_trace_are_those_of_the_measured_steps(tmp_path):
+    _, records = profiled(tmp_path, profile__active=3, profile__operators=4)
     (found,) = select(records, "Profiled")
     (trace,) = [one["path"] for one in select(records, "ArtifactWritten") if one["kind"] == "trace"]
     assert len(found["operators"]) == 4
@@ -93,19 +92,18 @@ def test_the_operators_and_the_trace_are_those_of_the_measured_steps(tmp_path, m
     assert Path(trace).parent == tmp_path / "toy" / "profile"
 
 
-def test_a_run_that_ends_first_shows_what_there_is(tmp_path, monkeypatch):
-    _, records = profiled(tmp_path / "some", monkeypatch, max_steps=9)
+def test_a_run_that_ends_first_shows_what_there_is(tmp_path):
+    _, records = profiled(tmp_path / "some", max_steps=9)
     assert select(records, "Profiled")[0]["num_steps"] == 2
-    _, records = profiled(tmp_path / "none", monkeypatch, max_steps=7)
+    _, records = profiled(tmp_path / "none", max_steps=7)
     assert not select(records, "Profiled")
     assert "nothing was profiled" in " ".join(one["text"] for one in select(records, "Noted"))
 
 
-def test_a_profile_changes_no_weight_and_stands_in_report_and_console(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("tests.toy.ToyTask", Wide)
+def test_a_profile_changes_no_weight_and_stands_in_report_and_console(tmp_path, capsys):
     plain = toy_settings(tmp_path / "plain", **CALM)
-    train_toy(plain)
-    profiled(tmp_path / "profiled", monkeypatch, telemetry__progress="lines")
+    train_toy(plain, Wide)
+    profiled(tmp_path / "profiled", telemetry__progress="lines")
     out = capsys.readouterr().out
     assert "Profile of 10 steps" in out
     assert out.index("| data wait") < out.index("trace  ")

@@ -177,8 +177,7 @@ def test_early_stop_by_values_and_by_steps():
         record = Best("val/loss", "min")
         rule = EarlyStop(EarlyStopSettings(patience=patience), record, 10_000, 1000)
         for number, value in enumerate(values, start=1):
-            record.see("val", {"loss": value}, number * every)
-            if rule.is_over(number * every):
+            if rule.see("val", {"loss": value}, number * every, 1.0):
                 return number
         return None
 

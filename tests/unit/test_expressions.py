@@ -124,9 +124,9 @@ def test_a_wrong_trigger_says_what_is_wrong(text, says):
     ],
 )
 def test_a_curve_runs_through_its_knots(text, values):
-    curve = Curve.parse(text)
+    course = Curve.parse(text).resolve(100, 10)
     for step, value in values.items():
-        assert curve.value(step, 100, 10) == pytest.approx(value, abs=1e-12)
+        assert course.at(step) == pytest.approx(value, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -150,9 +150,9 @@ def test_a_wrong_curve_says_what_is_wrong(text, says):
 
 def test_knots_in_mixed_units_are_checked_against_the_run():
     curve = Curve.parse("1 @ 5 epochs, 0 @ 50%")
-    assert curve.value(75, 200, 10) == 0.5
+    assert curve.resolve(200, 10).at(75) == 0.5
     with pytest.raises(SettingsError, match="out of order in a run of 60 steps"):
-        curve.value(0, 60, 10)
+        curve.resolve(60, 10)
 
 
 def test_patience_counts_training_or_values():

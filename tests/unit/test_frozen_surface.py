@@ -79,6 +79,13 @@ COMMANDS = """
 
 SIGNS = """
     accumulation
+    balance.alpha
+    balance.eta
+    balance.every
+    balance.floor
+    balance.kind
+    balance.momentum
+    balance.weights
     batch_size
     best.metric
     best.mode
@@ -133,8 +140,12 @@ SIGNS = """
     data.synthetic_signers
     data.synthetic_words
     device
+    early_stop.max_grad_norm
+    early_stop.max_loss
     early_stop.metric
     early_stop.min_delta
+    early_stop.min_lr
+    early_stop.mode
     early_stop.patience
     ema.decay
     ema.enabled
@@ -159,6 +170,7 @@ SIGNS = """
     optim.clip
     optim.eps
     optim.freeze
+    optim.groups
     optim.lr
     optim.lr_scaling
     optim.momentum
@@ -206,11 +218,14 @@ SIGNS = """
     s3.storage_class
     s3.tries
     schedule.curve
+    schedule.decay
     schedule.factor
     schedule.floor
+    schedule.interval
     schedule.metric
     schedule.name
     schedule.patience
+    schedule.stable
     schedule.threshold
     schedule.warmup
     schedule.warmup_from
@@ -256,6 +271,21 @@ TRANSLATION = """
 """
 """Beside those that all tasks have."""
 
+HIERARCHY = """
+    data.augment.colour data.augment.crop data.augment.erase data.augment.flip data.augment.noise data.bad_budget
+    data.bad_samples data.blocks data.digest data.drop_gaps data.drop_partial data.features data.fill data.group
+    data.image_column data.image_size data.layout data.levels data.on_conflict data.order data.path data.split.by
+    data.split.seed data.split.test_share data.split.val_share data.subsets data.toy_seed data.tree data.tree_digest
+    decode.rule decode.threshold
+    loss.class_weights loss.criteria loss.criterion loss.label_smoothing loss.tree_alpha loss.tree_beta
+    loss.weigh_passes loss.weights
+    mask.all mask.combinations mask.final mask.partial mask.passes mask.when
+    mix.alpha mix.cutmix mix.level mix.probability
+    model.block_width model.depth model.dropout model.heads model.input_norm model.joint_width model.trunk
+    model.validity model.width
+"""
+"""Beside those that all tasks have."""
+
 
 def parameters(command):
     """Options with all spellings, arguments in capitals."""
@@ -291,7 +321,8 @@ def test_commands_and_their_options_are_frozen():
 
 def test_names_of_settings_are_frozen():
     common = [name for name in SIGNS.split() if not name.startswith(("data.", "model.", "loss."))]
-    frozen = {"signs": SIGNS, "translation": " ".join([*common, TRANSLATION])}
+    extra = {"translation": TRANSLATION, "hierarchy": HIERARCHY}
+    frozen = {"signs": SIGNS} | {task: " ".join([*common, own]) for task, own in extra.items()}
     assert set(TASK_SETTINGS) == set(frozen), "every task has its list here"
     for task, names in frozen.items():
         assert set(leaves(TASK_SETTINGS[task])) == set(names.split())

@@ -167,7 +167,7 @@ def test_pairs_that_cannot_work_are_refused():
 
 def test_unreadable_files_are_one_line(config, tmp_path):
     [line] = problems(config=str(tmp_path / "none.yaml"))
-    assert "no such file, and no preset (there are: auslan, karsl, quick, base, small, tiny)" in line
+    assert "no such file, and no preset (there are: auslan, karsl, quick, base, small, tiny, anuran)" in line
     [line] = problems(config=config("a: [1\nb: 2\n"))
     assert "config.yaml:2 is no valid YAML" in line
     [line] = problems(config=config("- a\n"))

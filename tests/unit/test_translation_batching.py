@@ -14,10 +14,12 @@ from trainer.engine.evaluate import rank_parts
 from trainer.engine.setup import run_length
 from trainer.engine.source import PlannedSource
 from trainer.engine.task import Pass
+from trainer.engine.timeline import timeline
 from trainer.engine.world import World
 from trainer.tasks.translation.batching import TokenPlan, cut, fill_of
 from trainer.tasks.translation.corpus import open_corpus
 from trainer.tasks.translation.dataset import Tokens, TranslationPairs
+from trainer.tasks.translation.task import create
 from trainer.tasks.translation.tokenizer import PAD
 
 LIMIT = 1000
@@ -147,7 +149,8 @@ def test_epochs_may_differ_in_steps_and_the_run_knows_them_all():
 
 
 def test_a_walk_over_uneven_epochs_is_as_long_as_the_run_and_ends_epochs_when_due(tmp_path):
-    settings = embedded("reverse", "data.max_tokens=300", "data.pool=4", "num_epochs=4", pairs=900)
+    uneven = ("data.max_tokens=300", "data.pool=4", "num_epochs=4", "schedule.warmup=1 epochs")
+    settings = embedded("reverse", *uneven, pairs=900)
     source = PlannedSource(CorpusTask(settings), settings, World())
     per_epoch = source.steps_per_epoch(settings.num_epochs, settings.max_steps)
     assert len(set(per_epoch)) > 1, "this test needs epochs that differ"
@@ -155,6 +158,8 @@ def test_a_walk_over_uneven_epochs_is_as_long_as_the_run_and_ends_epochs_when_du
     assert len(steps) == run_length(settings, per_epoch)
     ends = [number for number, step in enumerate(steps, 1) if step.ends_epoch]
     assert Trigger.parse("every 1 epochs").firings(len(steps), per_epoch) == ends
+    passes = [line for line in timeline(create(settings), settings).lines if line.what == "pass val"]
+    assert [(line.step, line.epoch) for line in passes] == list(zip(ends, (1.0, 2.0, 3.0, 4.0), strict=True))
     settings.max_steps = 50
     assert run_length(settings, source.steps_per_epoch(settings.num_epochs, settings.max_steps)) == 50
 

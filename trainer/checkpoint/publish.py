@@ -74,7 +74,9 @@ class Publisher:
         world_size: int = 1,
         retry: Retry | None = None,
         spool: Spool | None = None,
+        settle: Callable[[], object] = lambda: None,
     ) -> None:
+        """`settle` stores what must be there before a checkpoint is: else a run killed behind it has a gap."""
         self.error: TrainerError | None = None
         """Why nothing more can be published; the engine looks at it after every step."""
         self.retry = retry or Retry()
@@ -85,6 +87,7 @@ class Publisher:
         self._retention = Retention(run, keep_last, keep_best)
         self._outage = Outage(self.retry)
         self._spool = spool
+        self._settle = settle
         self._has_spooled = False
         self._is_hung = False
         """The thread is still in a request for a checkpoint that lost the buffer."""
@@ -387,6 +390,7 @@ class Publisher:
     def _publish(self, content: Content) -> None:
         """The protocol: owner, commit, hints, retention."""
         self._run.check_owner()
+        self._settle()
         point("before_write")
         manifest = commit(self._run.store, self._run.name, content)
         self._durable_at = time.monotonic()

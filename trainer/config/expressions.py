@@ -80,6 +80,11 @@ class _Every(NamedTuple):
             position = min(position, self.last)
         return (position - self.first) // self.period + 1 if position >= self.first else 0
 
+    def steps(self, total_steps: int) -> set[int]:
+        """The steps at which the count rises: the ceilings of the firing points."""
+        points = range(self.first, self.first + self.count(total_steps) * self.period, self.period)
+        return {-(-point // self.scale) for point in points}
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -93,6 +98,11 @@ class Moments:
         if step in self.steps:
             return True
         return self.every is not None and self.every.count(step) > self.every.count(step - 1)
+
+    def firings(self, total_steps: int) -> list[int]:
+        """All steps of a run after which it fires, in order."""
+        steps = self.steps | (self.every.steps(total_steps) if self.every else set())
+        return sorted(step for step in steps if 1 <= step <= total_steps)
 
 
 @dataclass(frozen=True)
@@ -150,16 +160,36 @@ class Trigger:
 
     def firings(self, total_steps: int, steps_per_epoch: PerEpoch) -> list[int]:
         """All steps of the run after which it fires, in order."""
-        moments = self.resolve(total_steps, steps_per_epoch)
-        return [step for step in range(1, total_steps + 1) if moments.due(step)]
+        return self.resolve(total_steps, steps_per_epoch).firings(total_steps)
 
 
-class _Knots(NamedTuple):
-    """Places of a curve's knots times `scale`, as integers, and its values there."""
+@dataclass(frozen=True)
+class Course:
+    """A curve for known lengths; integers only, because the loop asks before every step."""
 
     places: list[int]
+    """Of its knots, times `scale`."""
     values: list[float]
+    """At the knots."""
     scale: int
+    shape: str
+
+    @property
+    def knots(self) -> list[int]:
+        """Steps at which it changes its course, rounded up."""
+        return [-(-place // self.scale) for place in self.places]
+
+    def at(self, step: int) -> float:
+        """The value for the step after `step` steps (the first step has 0 before it)."""
+        position = step * self.scale
+        right = bisect_right(self.places, position)
+        if right in (0, len(self.places)) or self.shape == "hold":
+            return self.values[max(right - 1, 0)]
+        left = self.places[right - 1]
+        share = (position - left) / (self.places[right] - left)
+        if self.shape == "cosine":
+            share = (1.0 - math.cos(math.pi * share)) / 2.0
+        return self.values[right - 1] + (self.values[right] - self.values[right - 1]) * share
 
 
 @dataclass(frozen=True)
@@ -171,7 +201,6 @@ class Curve:
 
     knots: tuple[tuple[Fraction, Amount], ...]
     shape: Literal["linear", "cosine", "hold"] = "linear"
-    _resolved: dict[Lengths, _Knots] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -185,22 +214,9 @@ class Curve:
                 raise ValueError(f"{text!r} has knots out of order: each must come after the one before it")
         return cls(knots, shape or "linear")
 
-    def value(self, step: int, total_steps: int, steps_per_epoch: PerEpoch) -> float:
-        """The value for the step after `step` updates. SettingsError if these lengths put knots out of order."""
+    def resolve(self, total_steps: int, steps_per_epoch: PerEpoch) -> Course:
+        """The curve for these lengths. SettingsError if they put its knots out of order."""
         lengths = Lengths(total_steps, steps_per_epoch)
-        if lengths not in self._resolved:
-            self._resolved[lengths] = self._resolve(lengths)
-        places, values, scale = self._resolved[lengths]
-        position = step * scale
-        right = bisect_right(places, position)
-        if right in (0, len(places)) or self.shape == "hold":
-            return values[max(right - 1, 0)]
-        share = (position - places[right - 1]) / (places[right] - places[right - 1])
-        if self.shape == "cosine":
-            share = (1.0 - math.cos(math.pi * share)) / 2.0
-        return values[right - 1] + (values[right] - values[right - 1]) * share
-
-    def _resolve(self, lengths: Lengths) -> _Knots:
         exact = [amount.steps(*lengths) for _, amount in self.knots]
         if any(left >= right for left, right in pairwise(exact)):
             places = ", ".join(f"{float(place):g}" for place in exact)
@@ -210,7 +226,8 @@ class Curve:
                 "or train longer"
             )
         scale = math.lcm(*(place.denominator for place in exact))
-        return _Knots([int(place * scale) for place in exact], [float(value) for value, _ in self.knots], scale)
+        values = [float(value) for value, _ in self.knots]
+        return Course([int(place * scale) for place in exact], values, scale, self.shape)
 
 
 @dataclass(frozen=True)

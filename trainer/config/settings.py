@@ -4,11 +4,12 @@ Moments ("every 500 steps", "at 10%, 50%", "each 2 epochs", "never") and curves 
 the grammar of `config.expressions`; amounts are "500 steps", "10%", "2 epochs" or a bare number of steps.
 """
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from trainer.config.base import Section, setting
+from trainer.config.expressions import Amount
 from trainer.config.prometheus import PrometheusSettings
 from trainer.config.resume import without_path
 from trainer.config.s3 import S3Settings
@@ -44,6 +45,20 @@ class RunSettings(Section):
         return without_path(values) if isinstance(values, dict) else values
 
 
+class ParameterGroup(Section):
+    """Parameters that are trained in their own way; what is left out they have in common with all others."""
+
+    match: list[str] = setting(min_length=1)
+    """Patterns of parameter names (e.g. `trunk.*`); the first group that matches takes a parameter."""
+    name: Literal["adam", "adamw", "sgd"] | None = setting(None)
+    """Its own optimizer."""
+    factor: float = setting(1.0, ge=0)
+    """Multiplies `optim.lr`."""
+    weight_decay: float | None = setting(None, ge=0)
+    curve: CurveText | None = setting(None)
+    """Its own course of the rate, in place of `schedule`."""
+
+
 class OptimSettings(Section):
     """The optimizer; `adam` couples weight decay to the gradient (L2), `adamw` does not."""
 
@@ -56,6 +71,8 @@ class OptimSettings(Section):
     """Patterns of parameter names without weight decay (e.g. `*norm*`, `*.bias`)."""
     freeze: list[str] = setting([])
     """Patterns of parameter names that are not trained."""
+    groups: list[ParameterGroup] = setting([])
+    """Parameters with an optimizer, rate or curve of their own."""
     betas: tuple[float, float] = setting((0.9, 0.999))
     eps: float = setting(1e-8, gt=0)
     momentum: float = setting(0.9, ge=0, lt=1)
@@ -80,21 +97,30 @@ class OptimSettings(Section):
 class ScheduleSettings(Section):
     """The learning rate over the run, as a factor on `optim.lr`."""
 
-    name: Literal["noam", "plateau", "cosine", "linear", "inverse_sqrt", "constant", "curve"] = setting("plateau")
+    name: Literal["noam", "plateau", "cosine", "linear", "step", "wsd", "inverse_sqrt", "constant", "curve"] = setting(
+        "plateau"
+    )
+    """`wsd` is warm-up, stable, decay (along half a cosine)."""
     warmup: AmountText = setting("0 steps")
     """Length of the linear warm-up before the schedule proper."""
     warmup_from: float = setting(0.0, ge=0)
     """Factor at step 0 of the warm-up."""
     floor: float = setting(0.0, ge=0)
-    """Factor at the end of cosine and linear; smallest factor of plateau."""
+    """Factor at the end of cosine, linear and wsd; smallest factor of plateau."""
     width: int | None = setting(None, ge=1)
     """For `noam`: the width d of the model; `translation` takes its own if this is null."""
+    interval: AmountText = setting("30%")
+    """For `step`: length between two multiplications of the rate."""
+    stable: float = setting(0.8, ge=0, le=1)
+    """For `wsd`: share of the steps after the warm-up that keep the full rate."""
+    decay: float = setting(0.2, gt=0, le=1)
+    """For `wsd`: share of them in which the rate then falls to the floor, where it stays."""
     curve: CurveText | None = setting(None)
     """For `curve`: the factor as an expression, e.g. `1 @ 0, 1 @ 50%, 0.01 @ 100% cosine`."""
     metric: str | None = setting(None)
     """For `plateau`: the `pass/metric` it watches; default the task's validation loss."""
     factor: float = setting(0.2, gt=0, lt=1)
-    """For `plateau`: what the rate is multiplied with."""
+    """For `plateau` and `step`: what the rate is multiplied with."""
     patience: int = setting(3, ge=0)
     """For `plateau`: values without improvement that are tolerated."""
     threshold: float = setting(1e-4, ge=0)
@@ -104,7 +130,31 @@ class ScheduleSettings(Section):
     def _check_curve(self) -> "ScheduleSettings":
         if self.name == "curve" and self.curve is None:
             raise ValueError("schedule.name is curve, so schedule.curve must say it, e.g. '1 @ 0, 0.01 @ 100% cosine'")
+        if self.name == "step" and Amount.parse(self.interval).number == 0:
+            raise ValueError(f"schedule.interval is {self.interval!r}; it must be above zero")
+        if self.name == "wsd" and self.stable + self.decay > 1:
+            raise ValueError(f"schedule.stable {self.stable} and schedule.decay {self.decay} are more than 1 together")
         return self
+
+
+class BalanceSettings(Section):
+    """How much each term of the loss counts, for tasks whose loss has several."""
+
+    kind: Literal["none", "fixed", "gradnorm", "inverse_density", "uncertainty"] = setting("none")
+    """`fixed`: as `weights` say; `gradnorm`: by the norms of the gradients at the shared trunk; `inverse_density`: 1 /
+    share of the samples that have the term; `uncertainty`: learned log-variances."""
+    weights: dict[str, Annotated[float, Field(gt=0)]] = setting({})
+    """For `fixed`, and to start from with `gradnorm`, by name of the term; 1 for what is not named."""
+    every: TriggerText = setting("every 100 steps")
+    """When `gradnorm` and `uncertainty` measure and move the weights."""
+    alpha: float = setting(1.0, ge=0)
+    """For `gradnorm`: how strongly a term that has gained less than the others pulls; 0 only evens out the norms."""
+    eta: float = setting(0.5, ge=0, le=1)
+    """How far a measurement moves the weights; 0 only measures."""
+    floor: float = setting(0.1, ge=0, lt=1)
+    """For `gradnorm`: smallest weight; without one a solved term would draw all weight."""
+    momentum: float = setting(0.9, ge=0, lt=1)
+    """For `gradnorm`: share of the old value in the running means of losses and norms."""
 
 
 class EmaSettings(Section):
@@ -139,14 +189,22 @@ class BestSettings(Section):
 
 
 class EarlyStopSettings(Section):
-    """When to stop before the end; off without a patience."""
+    """When to stop before the end; off unless a limit is set. The run is complete then, with its best weights."""
 
     patience: PatienceText | None = setting(None)
     """Longest time without improvement: `5 epochs`, `2000 steps`, or `3 passes` (values of the metric)."""
     metric: str | None = setting(None)
-    """Default: the metric of `best`."""
+    """Default: the metric of `best`. All of this is looked at when a pass has brought a new value of it."""
+    mode: Literal["auto", "min", "max"] = setting("auto")
+    """`auto` takes the direction that the task declares for the metric."""
     min_delta: float = setting(0.0, ge=0)
     """Gain that counts; strictly more than this."""
+    max_loss: float | None = setting(None, gt=0)
+    """Stop when the `loss` of that pass is above this."""
+    min_lr: float | None = setting(None, gt=0)
+    """Stop when the learning rate has fallen below this (never during warm-up)."""
+    max_grad_norm: float | None = setting(None, gt=0)
+    """Stop when a gradient norm since the last value was above this (before clipping)."""
 
 
 class NonFiniteSettings(Section):
@@ -267,6 +325,7 @@ class CommonSettings(Section):
     s3: S3Settings = setting(S3Settings())
     optim: OptimSettings = setting(OptimSettings())
     schedule: ScheduleSettings = setting(ScheduleSettings())
+    balance: BalanceSettings = setting(BalanceSettings())
     ema: EmaSettings = setting(EmaSettings())
     precision: PrecisionSettings = setting(PrecisionSettings())
     passes: dict[str, TriggerText] = setting({})

@@ -18,6 +18,7 @@ import yaml
 from pydantic import ValidationError
 
 from trainer.config.files import ConfigFile, find_config, parse_yaml, to_value
+from trainer.config.hierarchy import HierarchySettings
 from trainer.config.names import Leaf, leaves, nearest, sections
 from trainer.config.names import flags as short_forms
 from trainer.config.settings import CommonSettings
@@ -25,7 +26,11 @@ from trainer.config.signs import SignsSettings
 from trainer.config.translation import TranslationSettings
 from trainer.errors import SettingsError
 
-TASK_SETTINGS: dict[str, type[CommonSettings]] = {"signs": SignsSettings, "translation": TranslationSettings}
+TASK_SETTINGS: dict[str, type[CommonSettings]] = {
+    "signs": SignsSettings,
+    "translation": TranslationSettings,
+    "hierarchy": HierarchySettings,
+}
 DEFAULT_TASK = "signs"
 PREFIX = "TRAINER__"
 _CREDENTIALS = re.compile(r"//[^/@\s]*@")

@@ -14,6 +14,8 @@ from trainer.config.lengths import PerEpoch, per_epoch
 from trainer.data.dataset import Indices
 from trainer.data.order import epoch_order
 
+Costs = NDArray[np.int64]
+"""What each sample costs, where they differ: its tokens."""
 _BLOCK = 1 << 16
 """Elements of an order that are worked out at once: half a megabyte, and the cost of a slice spread over many."""
 
@@ -68,7 +70,7 @@ def steps_per_epoch(plan: Plan, num_epochs: int, max_steps: int | None) -> PerEp
     return per_epoch(tuple(lengths))
 
 
-def share(indices: Indices, rank: int, world_size: int, costs: NDArray[np.int64] | None = None) -> Indices:
+def share(indices: Indices, rank: int, world_size: int, costs: Costs | None = None) -> Indices:
     """The part of a global batch that `rank` works on: contiguous, may be empty.
 
     Sizes differ by one at most; where samples have `costs`, the sums of these by one sample's at most.
@@ -76,17 +78,36 @@ def share(indices: Indices, rank: int, world_size: int, costs: NDArray[np.int64]
     return indices if world_size == 1 else split(indices, world_size, costs)[rank]
 
 
-def micro_batches(indices: Indices, accumulation: int, costs: NDArray[np.int64] | None = None) -> list[Indices]:
-    """A rank's share cut into at most `accumulation` micro-batches, none of them empty."""
+def micro_batches(indices: Indices, accumulation: int, costs: Costs | None = None, longest: int = 1) -> list[Indices]:
+    """A rank's share cut into at most `accumulation` micro-batches, none of them empty.
+
+    `longest` is the length of a micro-batch of a full step: the short last step of an epoch takes no more of them
+    than it needs.
+    """
     if accumulation == 1:
         return [indices] if len(indices) else []
-    return [part for part in split(indices, accumulation, costs) if len(part)]
+    number = min(accumulation, -(-len(indices) // longest))
+    return [part for part in split(indices, number, costs) if len(part)] if number else []
 
 
-def split(indices: Indices, num_parts: int, costs: NDArray[np.int64] | None = None) -> list[Indices]:
+def split(indices: Indices, num_parts: int, costs: Costs | None = None) -> list[Indices]:
     """Contiguous parts, as even in cost as samples allow: each goes to the part in which its middle falls."""
     if costs is None or not len(indices):
         return np.array_split(indices, num_parts)
     ends = np.cumsum(costs)
     places = (2 * ends - costs) * num_parts // (2 * ends[-1])
     return np.split(indices, np.searchsorted(places, np.arange(1, num_parts)))
+
+
+@lru_cache(maxsize=4)
+def steps_of_samples(plan: Plan, num_samples: int, epoch: int) -> Indices:
+    """The step of `epoch` (from 0 in it) to which each sample belongs: int64 `[num_samples]`, -1 for none, read-only.
+
+    For hashable plans that take a sample at most once an epoch. What depends on the step, such as a probability that
+    follows a curve, is thereby a function of (epoch, sample) like everything else about a sample.
+    """
+    steps = np.full(num_samples, -1, np.int64)
+    for step in range(plan.num_steps(epoch)):
+        steps[plan.batch(epoch, step)] = step
+    steps.flags.writeable = False
+    return steps

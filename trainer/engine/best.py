@@ -63,10 +63,13 @@ def direction(metric: str, mode: str, reported: Reported, setting: str) -> str:
 
 
 class EarlyStop:
-    """Asks for the end when its metric has not improved for longer than the patience; looks at new values only."""
+    """Asks for the end of the run; it looks at new values of its metric only, and between them nothing changes."""
 
     def __init__(self, settings: EarlyStopSettings, best: Best, total_steps: int, steps_per_epoch: PerEpoch) -> None:
         self.record = best
+        self._settings = settings
+        self._highest_rate = 0.0
+        self._largest_norm = 0.0
         self._num_values: float = math.inf
         self._num_steps: float = math.inf
         if settings.patience is None:
@@ -77,6 +80,39 @@ class EarlyStop:
         else:
             self._num_steps = float(patience.amount.steps(total_steps, steps_per_epoch))
 
-    def is_over(self, step: int) -> bool:
-        """Whether the run should end now; call it after a new value was seen."""
-        return self.record.num_bad >= self._num_values or step - self.record.step >= self._num_steps
+    def see_norm(self, norm: float) -> None:
+        """Take note of the gradient norm of a step."""
+        if self._settings.max_grad_norm is not None and norm > self._largest_norm:
+            self._largest_norm = norm
+
+    def see(self, name: str, metrics: Metrics, step: int, rate: float) -> str | None:
+        """Take a finished pass and the learning rate at its time; why the run should end now, if it should."""
+        if self.record.see(name, metrics, step) is None:
+            return None
+        reason = self._reason(metrics.get("loss"), step, rate)
+        self._highest_rate, self._largest_norm = max(self._highest_rate, rate), 0.0
+        return reason
+
+    def _reason(self, loss: float | None, step: int, rate: float) -> str | None:
+        """The first limit that is passed, in words."""
+        record, limits = self.record, self._settings
+        if record.num_bad >= self._num_values or step - record.step >= self._num_steps:
+            return f"{record.metric} has been no better than {record.value:.6g} since step {record.step}"
+        if limits.max_loss is not None and loss is not None and loss > limits.max_loss:
+            return f"the loss {loss:.6g} is above early_stop.max_loss {limits.max_loss:g}"
+        # A rate that was never above the limit is still warming up.
+        if limits.min_lr is not None and rate < limits.min_lr <= self._highest_rate:
+            return f"the learning rate {rate:.3g} has fallen below early_stop.min_lr {limits.min_lr:g}"
+        if limits.max_grad_norm is not None and self._largest_norm > limits.max_grad_norm:
+            limit = f"early_stop.max_grad_norm {limits.max_grad_norm:g}"
+            return f"a gradient norm of {self._largest_norm:.4g} is above {limit}"
+        return None
+
+    def state(self) -> dict[str, Any]:
+        """Plain values for the checkpoint."""
+        return {**self.record.state(), "highest_rate": self._highest_rate, "largest_norm": self._largest_norm}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Inverse of `state`."""
+        self.record.load(state)
+        self._highest_rate, self._largest_norm = state["highest_rate"], state["largest_norm"]

@@ -112,6 +112,8 @@ def heed(job: Job, verdict: Verdict | None) -> None:
         return
     # On CUDA two verdicts may come in one step; the second must not take back what the first decided.
     job.stopping = job.stopping or job.stop.agreed(verdict.flags if job.world.size > 1 else job.stop.flags())
+    if verdict.is_finite:
+        job.early_stop.see_norm(verdict.norm)
     if verdict.is_finite or job.precision.scaler:
         return
     action = job.guard.decide()

@@ -1,6 +1,6 @@
 """Everything one attempt works with, in one place; the engine's verbs take it as their first argument."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from trainer.checkpoint.publish import Publisher
 from trainer.checkpoint.run import Run
 from trainer.checkpoint.state import State
-from trainer.config.expressions import Moments
+from trainer.config.expressions import Course, Moments
 from trainer.config.lengths import PerEpoch
 from trainer.config.settings import CommonSettings
+from trainer.engine.balance import Balance
 from trainer.engine.best import Best, EarlyStop
 from trainer.engine.clock import Clock
 from trainer.engine.cursor import Cursor
@@ -28,6 +29,7 @@ from trainer.engine.stop import StopRequests
 from trainer.engine.task import Pass, Task
 from trainer.engine.watchdog import Watchdog
 from trainer.engine.world import World
+from trainer.errors import RunError
 from trainer.telemetry.events import Event
 
 
@@ -88,7 +90,13 @@ class Job:
     """The wrapped model that gives the loss (`engine.wrap`)."""
     optimizer: torch.optim.Optimizer
     base_rates: list[float]
+    rate_curves: list[Course | None]
+    """What takes the place of the schedule, for each parameter group of the optimizer."""
+    curves: Mapping[str, Course]
+    """Values of the task that follow curves, by name; for the ledger."""
     schedule: Scheduler
+    balance: Balance | None
+    """Weights of the loss terms; without one all are 1."""
     precision: Precision
     ema: Ema | None
     source: Source
@@ -176,20 +184,23 @@ class Job:
             "optimizer": scalars,
             "rates": [group["lr"] for group in self.optimizer.param_groups],
             "schedule": self.schedule.state(),
+            "balance": self.balance.state() if self.balance else None,
             "scaler": scaler.state_dict() if scaler else None,
             "best": self.best.state(),
-            "early_stop": self.early_stop.record.state(),
+            "early_stop": self.early_stop.state(),
             "nonfinite": self.guard.used,
             "seed": self.settings.seed,
             "ends_early": self.ends_early,
             "world_size": self.world.size,
             "steps_per_epoch": self.steps_per_epoch,
             "total_steps": self.total_steps,
+            "contents": {part: len(named) for part, named in tensors.items()},
         }
         return State(tensors=tensors, meta=meta, files=getattr(self.task, "files", {}))
 
     def load(self, tensors: dict[str, dict[str, Tensor]], meta: dict[str, Any]) -> None:
-        """Put a captured state back; on every rank."""
+        """Put a captured state back; on every rank. Raises RunError when something that decides the rest is missing."""
+        self._refuse_incomplete(tensors, meta)
         self.model.load_state_dict(tensors["model"])
         load_optimizer(self.optimizer, self.model, tensors["optimizer"], meta["optimizer"])
         if self.ema:
@@ -203,8 +214,34 @@ class Job:
             for group, rate in zip(self.optimizer.param_groups, meta["rates"], strict=True):
                 group["lr"] = rate
         self.schedule.load(meta["schedule"])
+        if self.balance and meta["balance"]:
+            self.balance.load(meta["balance"])
         self.best.load(meta["best"])
-        self.early_stop.record.load(meta["early_stop"])
+        self.early_stop.load(meta["early_stop"])
         self.guard.used = meta["nonfinite"]
         self.cursor = Cursor.from_json(meta["cursor"])
         self.ends_early = meta["ends_early"]
+
+    def _refuse_incomplete(self, tensors: dict[str, dict[str, Tensor]], meta: dict[str, Any]) -> None:
+        """A part that is left out would otherwise begin anew in silence."""
+        expected = self.capture().meta
+        if self.foreign:
+            expected["schedule"] = {}  # what a caller's scheduler keeps depends on its version
+        missing = lacking(expected, meta)
+        for part, number in meta.get("contents", {}).items():
+            found = len(tensors.get(part, {}))
+            missing += [f"{number - found} tensors of {part}"] if found != number else []
+        if missing:
+            raise RunError(
+                f"the checkpoint is incomplete, it lacks {', '.join(missing)}: going on would train something else; "
+                "delete its folder to go on from the one before it, or start anew with another run.name"
+            )
+
+
+def lacking(expected: Mapping[str, Any], found: Mapping[str, Any], path: str = "") -> list[str]:
+    """Dotted names that `expected` has and `found` has not; a whole section may be empty there (it was off)."""
+    names = [f"{path}{name}" for name in expected if name not in found]
+    for name, below in expected.items():
+        if isinstance(below, Mapping) and found.get(name):
+            names += lacking(below, found[name], f"{path}{name}.")
+    return names

@@ -14,14 +14,19 @@ def log_point(job: Job, indices: list[list[int]] | None, ends_epoch: bool) -> No
     seconds = max(spent["productive"] + spent["redone"] + spent["data_wait"], 1e-9)
     job.last_log = account
     num_steps, num_samples, num_skipped = meter.num_steps, meter.num_samples, meter.num_skipped
-    loss, metrics = meter.close_interval(totals, seconds)
+    weights = job.balance.weights if job.balance else {}
+    means = meter.close_interval(totals, seconds, weights)
     limit = job.settings.optim.clip
     job.emit(
         StepDone,
         num_steps=num_steps,
         seconds=seconds,
-        loss=loss,
-        metrics=metrics,
+        loss=means.loss,
+        metrics=means.metrics,
+        terms=means.terms,
+        weights=dict(weights),
+        norms=dict(job.balance.norms) if job.balance else {},
+        curves={name: curve.at(job.cursor.step - 1) for name, curve in job.curves.items()},
         learning_rate=job.rate,
         grad_norm=finite(norms[-1]) if norms else None,
         max_grad_norm=finite(max(norms)) if norms else None,
@@ -36,8 +41,9 @@ def log_point(job: Job, indices: list[list[int]] | None, ends_epoch: bool) -> No
         sample_ids=indices,
     )
     if ends_epoch:
-        loss, metrics, seconds, num_samples = meter.close_epoch()
-        job.emit(EpochDone, loss=loss, metrics=metrics, seconds=seconds, samples_per_second=num_samples / seconds)
+        means, seconds, num_samples = meter.close_epoch(weights)
+        pace = num_samples / seconds
+        job.emit(EpochDone, loss=means.loss, metrics=means.metrics, seconds=seconds, samples_per_second=pace)
     job.emit(TimeAccounted, seconds=account)
 
 

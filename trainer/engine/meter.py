@@ -1,7 +1,8 @@
 """Sums between two log points, kept on the device; read, reduced and divided only there."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +12,16 @@ from trainer.engine.world import World
 from trainer.telemetry.events import Metrics
 
 Derived = Callable[[Metrics, float, float], Metrics]
+
+
+class Means(NamedTuple):
+    """What the sums of an interval come to."""
+
+    loss: float | None
+    """Sum over the terms of weight * total / count."""
+    terms: Metrics
+    """Un-weighed mean of each term, if there are several."""
+    metrics: Metrics
 
 
 class Meter:
@@ -54,7 +65,7 @@ class Meter:
         """Gradient norms of the steps of the interval."""
         return torch.stack(self._norms).tolist() if self._norms else []
 
-    def close_interval(self, totals: dict[str, float], seconds: float) -> tuple[float | None, Metrics]:
+    def close_interval(self, totals: dict[str, float], seconds: float, weights: Mapping[str, float]) -> Means:
         """Means of the interval out of its totals; adds them to the epoch and starts anew."""
         for key, value in totals.items():
             self.epoch_totals[key] = self.epoch_totals.get(key, 0.0) + value
@@ -62,14 +73,14 @@ class Meter:
             self.epoch_counts[name] = self.epoch_counts.get(name, 0.0) + count
         self.epoch_seconds += seconds
         self.epoch_samples += self.num_samples
-        result = self._means(totals, self._counts, seconds)
+        result = self._means(totals, self._counts, seconds, weights)
         self._reset()
         return result
 
-    def close_epoch(self) -> tuple[float | None, Metrics, float, int]:
+    def close_epoch(self, weights: Mapping[str, float]) -> tuple[Means, float, int]:
         """Means, seconds and samples of the epoch (this attempt's part of it)."""
-        loss, metrics = self._means(self.epoch_totals, self.epoch_counts, self.epoch_seconds)
-        result = (loss, metrics, self.epoch_seconds, self.epoch_samples)
+        found = self._means(self.epoch_totals, self.epoch_counts, self.epoch_seconds, weights)
+        result = (found, self.epoch_seconds, self.epoch_samples)
         self.epoch_totals, self.epoch_counts, self.epoch_seconds, self.epoch_samples = {}, {}, 0.0, 0
         return result
 
@@ -78,13 +89,13 @@ class Meter:
         self._reset()
 
     def _means(
-        self, totals: dict[str, float], counts: dict[str, float], seconds: float
-    ) -> tuple[float | None, Metrics]:
+        self, totals: dict[str, float], counts: dict[str, float], seconds: float, weights: Mapping[str, float]
+    ) -> Means:
         """Means, and what follows from them."""
-        loss, found = means(totals, counts)
+        found = means(totals, counts, weights)
         if self._derived and counts:
-            found |= self._derived(found, next(iter(counts.values())), seconds)
-        return loss, found
+            found.metrics.update(self._derived(found.metrics, next(iter(counts.values())), seconds))
+        return found
 
     def _reset(self) -> None:
         """Start an interval."""
@@ -94,14 +105,19 @@ class Meter:
         self.num_samples = self.num_steps = self.num_skipped = 0
 
 
-def means(totals: dict[str, float], counts: dict[str, float]) -> tuple[float | None, Metrics]:
-    """The loss (sum over terms of total / count) and the named metrics, divided by the first term's count."""
-    if not counts:
-        return None, {}
-    first = next(iter(counts.values()))
-    terms = [totals.get(f"term/{name}", 0.0) / count for name, count in counts.items() if count]
-    named = {key.removeprefix("sum/"): value for key, value in totals.items() if key.startswith("sum/")}
-    return finite(sum(terms)), {name: finite(value / first) if first else None for name, value in named.items()}
+def means(totals: dict[str, float], counts: dict[str, float], weights: Mapping[str, float]) -> Means:
+    """Each term divided by its count, and each named sum by that of its term (`fine/top1`) or of the first one."""
+    terms = {name: totals.get(f"term/{name}", 0.0) / count for name, count in counts.items() if count}
+    first = next(iter(counts.values()), 0.0)
+    metrics: Metrics = {}
+    for key, value in totals.items():
+        kind, _, name = key.partition("/")
+        if kind == "sum":
+            count = counts.get(name.partition("/")[0], first)
+            metrics[name] = finite(value / count) if count else None
+    loss = finite(sum(weights.get(name, 1.0) * value for name, value in terms.items())) if counts else None
+    several = {name: finite(terms[name]) if name in terms else None for name in counts} if len(counts) > 1 else {}
+    return Means(loss, several, metrics)
 
 
 def finite(value: float) -> float | None:

@@ -34,20 +34,70 @@ def base_rate(settings: OptimSettings, batch_size: int) -> float:
 
 
 def build_optimizer(settings: OptimSettings, model: nn.Module, rate: float) -> torch.optim.Optimizer:
-    """Adam, AdamW or SGD; parameters that match `no_decay` form a group of their own without weight decay."""
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    plain = [p for name, p in named if any(fnmatch(name, pattern) for pattern in settings.no_decay)]
-    plain_ids = {id(parameter) for parameter in plain}
-    decayed = [parameter for _, parameter in named if id(parameter) not in plain_ids]
-    groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": settings.weight_decay}]
-    if plain:
-        groups.append({"params": plain, "weight_decay": 0.0})
+    """Adam, AdamW or SGD, or several of them as one, with the parameter groups of `parameter_groups`."""
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for group in parameter_groups(settings, model, rate):
+        kinds.setdefault(group.pop("kind"), []).append(group)
+    parts = [build_one(kind, settings, groups, rate) for kind, groups in kinds.items()]
+    return parts[0] if len(parts) == 1 else Together(parts)
+
+
+def parameter_groups(settings: OptimSettings, model: nn.Module, rate: float) -> list[dict[str, Any]]:
+    """Trained parameters by what they have in common: rate, curve (`None`: the schedule), weight decay and optimizer.
+
+    First those that match no group of the settings, then group by group; within each, parameters that match `no_decay`
+    follow the others. Raises SettingsError for a group that takes no parameter.
+    """
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    owners = {name: next((one for one in settings.groups if matches(name, one.match)), None) for name in named}
+    groups = []
+    for owner in (None, *settings.groups):
+        own = [name for name in named if owners[name] is owner]
+        if owner and not own:
+            raise SettingsError(f"optim.groups has {owner.match}, which takes no parameter that is left to train")
+        decay = settings.weight_decay if owner is None or owner.weight_decay is None else owner.weight_decay
+        common = {
+            "kind": owner.name if owner and owner.name else settings.name,
+            "lr": rate * owner.factor if owner else rate,
+            "curve": owner.curve if owner else None,
+        }
+        for is_plain in (False, True):
+            chosen = [named[name] for name in own if matches(name, settings.no_decay) == is_plain]
+            if chosen:
+                groups.append({"params": chosen, "weight_decay": 0.0 if is_plain else decay, **common})
+    return groups
+
+
+def matches(name: str, patterns: list[str]) -> bool:
+    """Whether a parameter's name fits one of the patterns."""
+    return any(fnmatch(name, pattern) for pattern in patterns)
+
+
+def build_one(kind: str, settings: OptimSettings, groups: list[dict[str, Any]], rate: float) -> torch.optim.Optimizer:
+    """One optimizer of torch's."""
+    parameters = [parameter for group in groups for parameter in group["params"]]
     # Fused kernels save about 160 us a step over the default ones on a small model.
-    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for _, p in named)
-    if settings.name == "sgd":
+    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+    if kind == "sgd":
         return torch.optim.SGD(groups, rate, settings.momentum, nesterov=settings.nesterov, fused=fused)
-    kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
-    return kind(groups, rate, betas=settings.betas, eps=settings.eps, fused=fused)
+    build = torch.optim.Adam if kind == "adam" else torch.optim.AdamW
+    return build(groups, rate, betas=settings.betas, eps=settings.eps, fused=fused)
+
+
+class Together(torch.optim.Optimizer):
+    """Several optimizers that step as one; groups and state are shared with them, so it is saved and loaded as one."""
+
+    def __init__(self, parts: list[torch.optim.Optimizer]) -> None:
+        super().__init__([group for part in parts for group in part.param_groups], {})
+        self._parts = parts
+        for part in parts:
+            part.state = self.state
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # nobody calls us with a closure
+        """Each steps its own parameters."""
+        assert closure is None
+        for part in self._parts:
+            part.step()
 
 
 def gradients(optimizer: torch.optim.Optimizer) -> list[Tensor]:

@@ -56,14 +56,9 @@ def measure(job: Job, a_pass: Pass, is_final: bool = False) -> tuple[Metrics | N
 def follow(job: Job, name: str, metrics: Metrics) -> None:
     """Let the schedule and the early stop see the metrics; equal on all ranks, so all decide alike."""
     job.schedule.see(name, metrics)
-    if job.early_stop.record.see(name, metrics, job.cursor.step) is None or job.is_done:
-        return
-    if job.early_stop.is_over(job.cursor.step):
-        record = job.early_stop.record
-        job.emit(
-            Noted,
-            text=f"early stop: {record.metric} has been no better than {record.value:.6g} since step {record.step}",
-        )
+    reason = job.early_stop.see(name, metrics, job.cursor.step, job.rate)
+    if reason and not job.is_done:
+        job.emit(Noted, text=f"early stop: {reason}")
         job.ends_early = True
 
 

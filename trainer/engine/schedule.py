@@ -1,14 +1,17 @@
 """The learning rate over the run, as a factor on the base rate.
 
 All but the plateau are pure functions of the number of updates done (first step t = 0), so there is nothing to save.
-With warm-up W, run length T, u = t - W, P = max(1, T - W), floor f:
+With s = t + 1, warm-up W, run length T, u = t - W, P = max(1, T - W), floor f, width d of the model:
 
-    warm-up       w + (1 - w) t / W                  cosine  f + (1 - f) (1 + cos(pi u / P)) / 2
-    inverse_sqrt  min(s / W, sqrt(W / s)), s = t + 1  linear  1 - (1 - f) u / P
-    noam    d^-1/2 min(s^-1/2, s W^-3/2), s = t + 1, d the width of the model (Vaswani et al. 2017, 5.3)
+    warm-up       w + (1 - w) t / W           cosine  f + (1 - f) (1 + cos(pi u / P)) / 2
+    inverse_sqrt  min(s / W, sqrt(W / s))     linear  1 - (1 - f) u / P
+    step          factor^floor(u / interval)  wsd     1 up to S = floor(stable P), then with v = u - S
+                                                      f + (1 - f) (1 + cos(pi v / (decay P))) / 2, then f
+    noam          d^-1/2 min(s^-1/2, s W^-3/2)                               (Vaswani et al. 2017, 5.3)
 """
 
 import math
+from fractions import Fraction
 from typing import Any
 
 from trainer.config.expressions import Amount, Curve
@@ -32,9 +35,12 @@ class Schedule:
     ) -> None:
         self._settings = settings
         self._metric, self._mode = metric, mode
-        self._total, self._per_epoch = total_steps, steps_per_epoch
+        self._total = total_steps
         self._warmup = math.ceil(Amount.parse(settings.warmup).steps(total_steps, steps_per_epoch))
-        self._curve = Curve.parse(settings.curve) if settings.name == "curve" and settings.curve else None
+        self._interval = Amount.parse(settings.interval).steps(total_steps, steps_per_epoch)
+        self._stable = math.floor(Fraction(str(settings.stable)) * max(1, self._total - self._warmup))
+        curve = Curve.parse(settings.curve) if settings.name == "curve" and settings.curve else None
+        self._curve = curve.resolve(total_steps, steps_per_epoch) if curve else None
         self.plateau = Plateau(settings) if settings.name == "plateau" else None
         if settings.name == "noam" and settings.width is None:
             raise SettingsError("schedule.name is noam, so schedule.width must say the width of the model, e.g. 512")
@@ -75,20 +81,43 @@ class Schedule:
     def _after_warmup(self, updates: int) -> float:
         """The schedule proper."""
         floor = self._settings.floor
-        share = (updates - self._warmup) / max(1, self._total - self._warmup)
+        done, length = updates - self._warmup, max(1, self._total - self._warmup)
         match self._settings.name:
             case "cosine":
-                return floor + (1.0 - floor) * (1.0 + math.cos(math.pi * min(share, 1.0))) / 2.0
+                return floor + (1.0 - floor) * half_cosine(done / length)
             case "linear":
-                return 1.0 - (1.0 - floor) * min(share, 1.0)
+                return 1.0 - (1.0 - floor) * min(done / length, 1.0)
+            case "step":
+                return self._settings.factor ** math.floor(done / self._interval)
+            case "wsd":
+                return floor + (1.0 - floor) * half_cosine((done - self._stable) / (self._settings.decay * length))
             case "curve":
                 assert self._curve is not None
-                return self._curve.value(updates, self._total, self._per_epoch)
+                return self._curve.at(updates)
             case "plateau":
                 assert self.plateau is not None
                 return self.plateau.factor
             case _:
                 return 1.0
+
+    @property
+    def knots(self) -> list[int]:
+        """Steps at which the rate changes its course, as far as that is known beforehand."""
+        length = max(1, self._total - self._warmup)
+        knots = [0, self._warmup, self._total]
+        match self._settings.name:
+            case "wsd":
+                end = self._stable + math.ceil(Fraction(str(self._settings.decay)) * length)
+                knots += [self._warmup + self._stable, self._warmup + end]
+            case "step":
+                knots += [
+                    self._warmup + math.ceil(number * self._interval)
+                    for number in range(int(length / self._interval) + 1)
+                ]
+            case "curve":
+                assert self._curve is not None
+                knots += self._curve.knots
+        return sorted({knot for knot in knots if knot <= self._total})
 
     def see(self, name: str, metrics: Metrics) -> None:
         """Show the plateau its metric, if this pass (`name`) measured it."""
@@ -108,6 +137,11 @@ class Schedule:
         """Inverse of `state`."""
         if self.plateau and state:
             self.plateau.load(state)
+
+
+def half_cosine(share: float) -> float:
+    """From 1 at share 0 (and before it) to 0 at share 1 (and after it), along half a cosine."""
+    return (1.0 + math.cos(math.pi * min(max(share, 0.0), 1.0))) / 2.0
 
 
 class Plateau:

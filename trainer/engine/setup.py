@@ -4,14 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+import numpy as np
 import torch
 from torch import nn
 
 from trainer.checkpoint.publish import Publisher
 from trainer.checkpoint.run import Run
-from trainer.config.expressions import Trigger
+from trainer.config.expressions import Curve, Trigger
 from trainer.config.lengths import PerEpoch, in_steps
 from trainer.config.settings import CommonSettings
+from trainer.engine.balance import Balance, build_balance
 from trainer.engine.best import Best, EarlyStop, Reported, build_best, direction
 from trainer.engine.clock import Clock
 from trainer.engine.ema import Ema
@@ -82,8 +84,9 @@ def assemble(
     reported = reported_metrics(task, passes)
     best = build_best(settings.best, task.best_metric, reported)
     stop_metric = settings.early_stop.metric or best.metric
-    stop_mode = direction(stop_metric, "auto", reported, "early_stop.metric")
+    stop_mode = direction(stop_metric, settings.early_stop.mode, reported, "early_stop.metric")
     stop_record = Best(stop_metric, stop_mode, settings.early_stop.min_delta)
+    own_curves = [group.get("curve") for group in parts.optimizer.param_groups]
     return Job(
         task=task,
         settings=settings,
@@ -95,7 +98,10 @@ def assemble(
         module=parts.module or wrap(task, parts.model, world),
         optimizer=parts.optimizer,
         base_rates=[group["lr"] for group in parts.optimizer.param_groups],
+        rate_curves=[Curve.parse(curve).resolve(total, per_epoch) if curve else None for curve in own_curves],
+        curves=getattr(task, "curves", {}),
         schedule=parts.schedule,
+        balance=balance_of(task, settings, parts, total, per_epoch),
         precision=Precision(settings.precision, world.device),
         ema=Ema(settings.ema, parts.model) if settings.ema.enabled else None,
         source=parts.source,
@@ -113,6 +119,19 @@ def assemble(
         foreign=parts.module is not None,
         profiler=Profiler(settings.profile, world.device) if settings.profile.enabled and world.is_first else None,
     )
+
+
+def balance_of(task: Task, settings: CommonSettings, parts: Parts, total: int, per_epoch: PerEpoch) -> Balance | None:
+    """The weights of the loss terms, if they are to be weighed; a model from outside has one term."""
+    if settings.balance.kind == "none":
+        return None
+    moments = Trigger.parse(settings.balance.every).resolve(total, per_epoch)
+    counts = {} if parts.module else task.counts(np.arange(len(task.train_data()), dtype=np.int64), 0)
+    balance = build_balance(settings.balance, task, parts.model, counts, moments)
+    if balance.trunk and settings.precision.compile:
+        # A compiled backward reuses what the forward kept, which the backward after a measurement still needs.
+        torch._functorch.config.donated_buffer = False
+    return balance
 
 
 def reported_metrics(task: Task, passes: Sequence[Pass]) -> Reported:

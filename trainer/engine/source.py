@@ -67,6 +67,9 @@ class PlannedSource:
         self._data = task.train_data()
         self._ragged = self._data if isinstance(self._data, Ragged) else None
         self._plan: Plan = task.plan()
+        # Where samples differ in cost, and where steps differ in samples, no number of these makes a full micro-batch.
+        full = 0 if self._ragged else getattr(self._plan, "batch_size", 0)
+        self._longest = max(1, -(-full // (settings.accumulation * world.size)))
 
     def steps_per_epoch(self, num_epochs: int, max_steps: int | None) -> PerEpoch:
         """As the plan says."""
@@ -93,7 +96,7 @@ class PlannedSource:
         plans = [self._plan.batch(epoch, batch) for batch in batches]
         shares = [self._share(indices) for indices in plans]
         parts = [
-            micro_batches(mine, self._settings.accumulation, self._costs(mine)) or [indices[:1]]
+            micro_batches(mine, self._settings.accumulation, self._costs(mine), self._longest) or [indices[:1]]
             for mine, indices in zip(shares, plans, strict=True)
         ]
         cut = self._take([part for own in parts for part in own], epoch)

@@ -16,10 +16,13 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from trainer.checkpoint import crash
+from trainer.data.dataset import Batch
 from trainer.engine.job import Job
+from trainer.engine.measure import measure
 from trainer.engine.optim import clip, gradients
 from trainer.engine.rng import rekey
 from trainer.engine.source import StepBatch, to_device
+from trainer.engine.task import Loss
 from trainer.engine.wrap import StepModule, buffers_kept, put_back
 
 
@@ -92,19 +95,20 @@ def train_step(job: Job, mailbox: Mailbox, batch: StepBatch) -> Verdict | None:
 
 
 def set_rate(job: Job) -> None:
-    """The learning rate of this step, a function of the updates done."""
-    factor = job.schedule.factor(job.cursor.updates)
-    groups = job.optimizer.param_groups
+    """The learning rate of this step, a function of the updates done; a group may have a curve of its own."""
+    updates, groups = job.cursor.updates, job.optimizer.param_groups
+    factor = job.schedule.factor(updates)
     if factor is not None:
-        for group, rate in zip(groups, job.base_rates, strict=True):
-            group["lr"] = rate * factor
+        for group, rate, curve in zip(groups, job.base_rates, job.rate_curves, strict=True):
+            group["lr"] = rate * (curve.at(updates) if curve else factor)
     job.rate = float(groups[0]["lr"])
 
 
 def backward(job: Job, batch: StepBatch) -> None:
     """Add up the gradient of the step; ranks reduce it with the last micro-batch only."""
-    scales = {name: batch.weight * job.world.size / count if count else 0.0 for name, count in batch.counts.items()}
+    scales = scales_of(job, batch)
     last = len(batch.micro) - 1
+    is_measured = job.balance is not None and job.balance.is_due(job.cursor.step + 1)
     for number, part in enumerate(batch.micro):
         flags = None
         if number == last and job.world.size > 1:
@@ -115,11 +119,28 @@ def backward(job: Job, batch: StepBatch) -> None:
             with job.phase("forward"), job.precision.autocast():
                 total, loss = job.module(batch_on_device, scales, flags)
             crash.point("after_forward")
+            if is_measured and number == last:
+                with job.phase("balance"):
+                    measure_balance(job, batch, part, loss)
             with job.phase("backward"):
                 (job.precision.scaler.scale(total) if job.precision.scaler else total).backward()
         job.meter.add_loss(loss, batch.weight)
         if number < last:
             crash.point("mid_accumulation")
+
+
+def scales_of(job: Job, batch: StepBatch) -> dict[str, float]:
+    """What each loss term is multiplied by: its weight over its count, times the ranks over which DDP averages."""
+    share = batch.weight * job.world.size
+    weights = job.balance.weights if job.balance else {}
+    return {name: share * weights.get(name, 1.0) / count if count else 0.0 for name, count in batch.counts.items()}
+
+
+def measure_balance(job: Job, batch: StepBatch, part: Batch, loss: Loss) -> None:
+    """Let the weights of the loss terms follow a micro-batch, `part`; they count from the next step on."""
+    assert job.balance is not None
+    counts = job.task.counts(part["index"].numpy(), batch.epoch)
+    job.balance.follow(*measure(job.world, job.balance.trunk, loss.terms, counts, batch.weight))
 
 
 def summed_flags(job: Job) -> Tensor:

@@ -27,7 +27,8 @@ class Loss:
     terms: dict[str, Tensor]
     """Differentiable sums over the samples, one scalar a term; the engine weighs and divides them."""
     sums: dict[str, Tensor] = field(default_factory=dict)
-    """Detached sums for the training metrics (`top1` -> number of correct ones), each divided by the count."""
+    """Detached sums for the training metrics (`top1` -> number of correct ones), each divided by the count of the
+    first term, or for a name such as `fine/top1` by that of the term `fine`."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,10 @@ class Task(Protocol):
         ...
 
     def counts(self, indices: Indices, epoch: int) -> dict[str, float]:
-        """What each loss term of these training samples is divided by (samples, tokens, weights)."""
+        """What each loss term of these training samples is divided by (samples, tokens, weights).
+
+        A sum over samples: it is asked for global batches, and for one micro-batch when the balance is measured.
+        """
         ...
 
     def passes(self) -> Sequence[Pass]:
@@ -103,6 +107,9 @@ class Task(Protocol):
     # A task may also have
     #   derived(metrics, count, seconds) -> Metrics    what follows from the training means of an interval, whose first
     #                                                  term had this count and which took so long
+    #   shared(model) -> Sequence[nn.Parameter]        what all loss terms depend on; `balance.kind: gradnorm` measures
+    #                                                  there
+    #   curves: Mapping[str, Course]                   values that follow curves of the settings, for ledger and plan
     #   has_unused_parameters: bool                    parameters without a gradient in some steps
     #   files: dict[str, bytes]                        what lies beside the weights in every checkpoint (tokenizers)
     #   remarks: list[str]                             what a user should be told once, at the start

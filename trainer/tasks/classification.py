@@ -17,6 +17,8 @@ from trainer.tasks.page import Class, Floats
 Counts = NDArray[np.int64]
 LOW_F1 = 0.5
 """A class below this needs a look."""
+NUM_BINS = 15
+"""Of the reliability diagram (Guo et al. 2017)."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,19 @@ def scores(confusion: Counts) -> Scores:
     return Scores(precision_c, recall_c, f1_c, confusion.sum(axis=1), accuracy, macro, weighted)
 
 
+def confusion_matrix(label: Counts, prediction: Counts, num_classes: int) -> Counts:
+    """Counts `[true, predicted]` over all classes."""
+    flat = np.bincount(label * num_classes + prediction, minlength=num_classes**2)
+    return flat.reshape(num_classes, num_classes).astype(np.int64)
+
+
+def sparse(confusion: Counts) -> list[list[int]]:
+    """`[true, predicted, count]` of every cell that is not empty."""
+    cells = np.argwhere(confusion)
+    rows: list[list[int]] = np.column_stack([cells, confusion[cells[:, 0], cells[:, 1]]]).tolist()
+    return rows
+
+
 def from_cells(cells: Sequence[Sequence[int]], num_classes: int) -> Counts:
     """The dense counts of a sparse list of `[true, predicted, count]`."""
     confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
@@ -71,6 +86,30 @@ def confused_classes(confusion: Counts, limit: int) -> list[int]:
     for true, predicted, _ in confused_pairs(confusion, limit):
         chosen.update({true: None, predicted: None})
     return sorted(list(chosen)[:limit])
+
+
+def macro_f1(confusion: Counts) -> float | None:
+    """Mean F1 over the classes that occur; a class that is never predicted has F1 0."""
+    support, predicted, right = confusion.sum(1), confusion.sum(0), np.diag(confusion)
+    present = support > 0
+    if not present.any():
+        return None
+    scores = 2.0 * right / np.maximum(support + predicted, 1)
+    return float(scores[present].mean())
+
+
+def reliability(confidence: Floats, right: Floats) -> tuple[list[list[float]], float | None]:
+    """Bins `[low, high, count, mean confidence, accuracy]` (empty ones left out) and the expected calibration error."""
+    bins = np.minimum((confidence * NUM_BINS).astype(np.int64), NUM_BINS - 1)
+    table, error = [], 0.0
+    for number in range(NUM_BINS):
+        inside = bins == number
+        count = int(inside.sum())
+        if count:
+            mean, accuracy = float(confidence[inside].mean()), float(right[inside].mean())
+            table.append([number / NUM_BINS, (number + 1) / NUM_BINS, count, mean, accuracy])
+            error += count * abs(mean - accuracy)
+    return table, error / len(right) if len(right) else None
 
 
 def calibration_error(bins: Sequence[Sequence[float]]) -> float | None:

@@ -72,11 +72,12 @@ def sections(name: str, classification: Classification, detail: dict[str, Any], 
     """Confusion, F1, pairs and calibration of the pass `name`."""
     if not classification.confusion.any():
         return [Section("Classes", [Text(f"The pass {name} had no samples.")])]
-    result = scores(classification.confusion)
-    found = [
-        Section("Confusion", _confusion(name, classification, draw)),
-        Section("F1 by class", _per_class(classification, result, draw)),
-    ]
+    return [Section("Confusion", _confusion(name, classification, draw)), *quality(classification, detail, draw)]
+
+
+def quality(classification: Classification, detail: dict[str, Any], draw: Draw) -> list[Section]:
+    """F1 and calibration of classes of which some have samples."""
+    found = [Section("F1 by class", _per_class(classification, scores(classification.confusion), draw))]
     if detail.get("calibration"):
         found.append(Section("Calibration", _calibration(detail["calibration"], draw)))
     return found

@@ -13,7 +13,7 @@ from trainer.errors import SettingsError
 from trainer.telemetry.rules import Rule
 from trainer.telemetry.warnings import general_rules
 
-TASKS = ("signs", "translation")
+TASKS = ("signs", "translation", "hierarchy")
 
 
 def load(task: str, part: str = "task") -> ModuleType:

@@ -82,6 +82,7 @@ class StepDone(Event):
     seconds: float
     """Wall time of the interval without evaluation and checkpoint stalls."""
     loss: float | None
+    """Sum of the loss terms, each with its weight of this moment."""
     metrics: Metrics
     learning_rate: float
     grad_norm: float | None
@@ -97,6 +98,14 @@ class StepDone(Event):
     update_ratio: float | None = None
     """Norm of the last update over norm of the weights, where measured."""
     seconds_left: float | None = None
+    terms: Metrics = field(default_factory=dict)
+    """Un-weighed mean of each loss term by its name; empty for a loss of one term."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Of the loss terms, where they are balanced."""
+    norms: dict[str, float] = field(default_factory=dict)
+    """Of their gradients at the shared trunk, as running means of what was measured."""
+    curves: dict[str, float] = field(default_factory=dict)
+    """Values that follow curves of the settings, by name, as in the last step."""
     epoch_progress: float = 0.0
     sample_ids: list[list[int]] | None = None
     """Global sample indices of each step of the interval, only on request."""

@@ -14,12 +14,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainer.data.dataset import Batch
+from trainer.tasks.classification import confusion_matrix, macro_f1, reliability, sparse
 from trainer.telemetry.events import Metrics
 
 COLUMNS = ("loss", "top1", "top5", "prediction", "confidence", "missing")
 """Cross-entropy; right (0 or 1); among the first five; predicted class; its probability; share of hands missing."""
-NUM_BINS = 15
-"""Of the reliability diagram (Guo et al. 2017)."""
 NUM_WORST = 20
 NUM_GROUPS = 6
 """Bars of accuracy by length."""
@@ -104,43 +103,6 @@ def metric_names(signers: list[str]) -> dict[str, str]:
 
 def _mean(values: Floats) -> float | None:
     return float(values.mean()) if len(values) else None
-
-
-def confusion_matrix(label: Ints, prediction: Ints, num_classes: int) -> Ints:
-    """Counts `[true, predicted]` over all classes."""
-    flat = np.bincount(label * num_classes + prediction, minlength=num_classes**2)
-    return flat.reshape(num_classes, num_classes).astype(np.int64)
-
-
-def sparse(confusion: Ints) -> list[list[int]]:
-    """`[true, predicted, count]` of every cell that is not empty."""
-    cells = np.argwhere(confusion)
-    rows: list[list[int]] = np.column_stack([cells, confusion[cells[:, 0], cells[:, 1]]]).tolist()
-    return rows
-
-
-def macro_f1(confusion: Ints) -> float | None:
-    """Mean F1 over the classes that occur; a class that is never predicted has F1 0."""
-    support, predicted, right = confusion.sum(1), confusion.sum(0), np.diag(confusion)
-    present = support > 0
-    if not present.any():
-        return None
-    scores = 2.0 * right / np.maximum(support + predicted, 1)
-    return float(scores[present].mean())
-
-
-def reliability(confidence: Floats, right: Floats) -> tuple[list[list[float]], float | None]:
-    """Bins `[low, high, count, mean confidence, accuracy]` (empty ones left out) and the expected calibration error."""
-    bins = np.minimum((confidence * NUM_BINS).astype(np.int64), NUM_BINS - 1)
-    table, error = [], 0.0
-    for number in range(NUM_BINS):
-        inside = bins == number
-        count = int(inside.sum())
-        if count:
-            mean, accuracy = float(confidence[inside].mean()), float(right[inside].mean())
-            table.append([number / NUM_BINS, (number + 1) / NUM_BINS, count, mean, accuracy])
-            error += count * abs(mean - accuracy)
-    return table, error / len(right) if len(right) else None
 
 
 def by_signer(right: Floats, known: Known) -> dict[str, dict[str, float]]:

@@ -1,0 +1,1 @@
+"""The task `hierarchy`: a classifier over a label tree, with unknown labels and blocks of metadata."""

@@ -1,0 +1,162 @@
+"""Readers: CSV, Parquet, NPZ, and a folder of images with a table `index.csv`.
+
+file ─► Columns (texts by name) ─► Source: table, class names, block map
+"""
+
+import csv
+import zipfile
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.config.hierarchy import HierarchyData
+from trainer.errors import DataError
+from trainer.tasks.hierarchy.images import read_images
+from trainer.tasks.hierarchy.report import Counts
+from trainer.tasks.hierarchy.table import Columns, Features, Source, Table
+
+INDEX = "index.csv"
+_SUFFIXES = {".csv": "csv", ".parquet": "parquet", ".npz": "npz"}
+_MISSING_DATA = "trainer train --task hierarchy --config quick trains on a generated set"
+
+
+def read(data: HierarchyData, path: Path, counts: Counts) -> Source:
+    """The rows that the settings point to. Raises DataError for everything that is missing or not what they say."""
+    layout, file = find_layout(data, path)
+    if not data.levels:
+        raise DataError(f"{file}: data.levels must name the columns of the labels, fine to coarse")
+    if layout == "npz":
+        columns, arrays = _read_npz(file)
+        features = _npz_features(file, data, arrays)
+        return _source(columns, data, features, _usable(columns, features, counts))
+    columns = _read_parquet(file) if layout == "parquet" else read_csv(file)
+    if layout == "images":
+        names = columns.column(data.image_column, "data.image_column")
+        pixels, is_there = read_images(file.parent, names, data, counts, columns.where)
+        return _source(columns, data, pixels, is_there)
+    if not data.features:
+        raise DataError(f"{file}: data.features must name the columns of the features, e.g. [x1, x2] or ['MFCC*']")
+    values = columns.numbers(columns.matching(data.features, "data.features"), "data.features")
+    return _source(columns, data, values, _usable(columns, values, counts))
+
+
+def find_layout(data: HierarchyData, path: Path) -> tuple[str, Path]:
+    """The layout and the file that is read. Raises DataError if there is none."""
+    if not path.exists():
+        raise DataError(f"data.path: {path} does not exist; {_MISSING_DATA}")
+    file = path
+    if path.is_dir():
+        found = sorted(one for one in path.iterdir() if one.suffix in _SUFFIXES)
+        index = path / INDEX
+        if data.layout == "images" or (data.layout == "auto" and index.is_file()):
+            if not index.is_file():
+                raise DataError(f"{path} has no {INDEX}, the table of its images")
+            return "images", index
+        if len(found) != 1:
+            raise DataError(
+                f"{path} must hold {INDEX} with images, or one file .csv, .parquet or .npz; got {len(found)}"
+            )
+        file = found[0]
+    layout = _SUFFIXES.get(file.suffix, "") if data.layout == "auto" else data.layout
+    if not layout:
+        raise DataError(f"{file} is no .csv, .parquet or .npz; data.layout says what it is")
+    return layout, file
+
+
+def read_csv(file: Path) -> Columns:
+    """A comma-separated table with a header. Raises DataError with the line of a row that is too short or too long."""
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.reader(stream)
+            header = next(reader, [])
+            rows = [(reader.line_num, row) for row in reader if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{file} cannot be read as CSV: {error}") from None
+    if not header or not rows:
+        raise DataError(f"{file} holds no rows")
+    for line, row in rows:
+        if len(row) != len(header):
+            raise DataError(f"{file} line {line} has {len(row)} cells, the header {len(header)}")
+    lines = [line for line, _ in rows]
+    columns = dict(zip(header, zip(*(row for _, row in rows), strict=True), strict=True))
+    if len(columns) != len(header):
+        raise DataError(f"{file} has two columns of one name")
+    return Columns(str(file), columns, lambda row: f"line {lines[row]}")
+
+
+def _read_parquet(file: Path) -> Columns:
+    try:
+        parquet = import_module("pyarrow.parquet")
+    except ImportError:
+        raise DataError(f"{file} needs pyarrow: pip install pyarrow, or save the table as CSV") from None
+    try:
+        table = parquet.read_table(file)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
+    columns = {
+        name: ["" if value is None else str(value) for value in table[name].to_pylist()] for name in table.column_names
+    }
+    if not table.num_rows:
+        raise DataError(f"{file} holds no rows")
+    return Columns(str(file), columns, lambda row: f"row {row}")
+
+
+def _read_npz(file: Path) -> tuple[Columns, dict[str, NDArray[Any]]]:
+    """One array for each column, with a row per row; labels as texts, or numbers with -1 for unknown."""
+    try:
+        with np.load(file, allow_pickle=False) as content:
+            arrays = {name: content[name] for name in content.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError(f"{file} cannot be read as NPZ: {error}") from None
+    lengths = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
+    if len(set(lengths.values())) != 1 or not next(iter(lengths.values())):
+        raise DataError(f"{file} must hold arrays with the same number of rows; got {lengths or 'none'}")
+    columns = {}
+    for name, array in arrays.items():
+        if array.ndim == 1:
+            columns[name] = ["" if text == "-1" and array.dtype.kind == "i" else text for text in map(str, array)]
+        elif array.ndim == 2:
+            columns |= {f"{name}.{place}": list(map(str, array[:, place])) for place in range(array.shape[1])}
+    return Columns(str(file), columns, lambda row: f"row {row}"), arrays
+
+
+def _npz_features(file: Path, data: HierarchyData, arrays: dict[str, NDArray[Any]]) -> Features:
+    """The array `features` `[N, D]` or `[N, channels, height, width]`, or the one that the settings name."""
+    name = data.features[0] if data.features else "features"
+    if name not in arrays:
+        raise DataError(f"{file} has no array {name!r} (data.features); there are: {', '.join(arrays)}")
+    array = arrays[name]
+    if array.ndim not in (2, 4) or array.dtype.kind not in "fiub":
+        raise DataError(f"{file}: {name!r} must be numbers [N, D] or [N, channels, height, width], is {array.shape}")
+    is_image = array.ndim == 4 and array.dtype == np.uint8
+    features: Features = array if is_image else array.astype(np.float32)
+    return features
+
+
+def _usable(columns: Columns, features: Features, counts: Counts) -> NDArray[np.bool_]:
+    """Rows whose features are all numbers; the others are bad samples."""
+    finite = np.asarray(np.isfinite(features.reshape(len(features), -1)).all(1))
+    for row in np.flatnonzero(~finite).tolist():
+        counts.bad(f"{columns.path} {columns.where(row)}", "a feature is missing or not finite")
+    return finite
+
+
+def _source(columns: Columns, data: HierarchyData, features: Features, is_there: NDArray[np.bool_]) -> Source:
+    """Labels, blocks and names next to the features; rows without features leave after the classes are known."""
+    labels, names = zip(*(columns.labels(level) for level in data.levels), strict=True)
+    blocks, values, valid = columns.block_values(data.blocks)
+    says: Callable[[int], str] = columns.where
+    table = Table(
+        features=features,
+        labels=np.stack(labels, 1),
+        blocks=values,
+        valid=valid,
+        where=np.array([says(row) for row in range(columns.num_rows)]),
+        record=columns.texts(data.group, "data.group"),
+        split=columns.texts("split" if data.split.by == "given" else None, "data.split.by: given"),
+    )
+    return Source(columns.path, table.keep(is_there), list(names), blocks)

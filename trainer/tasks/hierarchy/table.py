@@ -1,0 +1,154 @@
+"""The rows of a data set in memory, and how texts become them.
+
+What a reader gives are columns of texts (`Columns`); an empty text is an unknown label or a missing value. Class names
+are sorted, so that a class has the same number in every run over the same rows.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.data.dataset import Indices
+from trainer.errors import DataError
+from trainer.tasks.hierarchy.blocks import BlockMap
+from trainer.tasks.hierarchy.tree import Labels
+
+Texts = Sequence[str]
+Features = NDArray[np.float32] | NDArray[np.uint8]
+MISSING = ("", "nan", "NaN", "NA", "null", "None")
+"""Texts of a cell that holds nothing."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows; all arrays have N of them."""
+
+    features: Features
+    """`[N, D]`, or images `[N, channels, height, width]`, 0 .. 255 if whole numbers."""
+    labels: Labels
+    """`[N, K]`, fine to coarse; -1 unknown."""
+    blocks: NDArray[np.float32]
+    """`[N, width]`, zero where invalid."""
+    valid: NDArray[np.bool_]
+    """`[N, num_blocks]`"""
+    where: NDArray[np.str_]
+    """Name of the row for messages and for the split by row: `line 12`."""
+    record: NDArray[np.str_] | None = None
+    """The individual, session or site that the row belongs to."""
+    split: NDArray[np.str_] | None = None
+    """`train`, `val`, `test` where the source says it."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def keep(self, rows: NDArray[np.bool_] | Indices) -> "Table":
+        """Only these rows, in every column at once."""
+        columns = {one.name: getattr(self, one.name) for one in fields(self)}
+        kept: dict[str, Any] = {name: None if column is None else column[rows] for name, column in columns.items()}
+        return Table(**kept)
+
+    @property
+    def digest(self) -> str:
+        """16 hex characters of SHA-256 over all columns."""
+        sha256 = hashlib.sha256()
+        for one in fields(self):
+            column = getattr(self, one.name)
+            if column is not None:
+                sha256.update(f"{one.name} {column.dtype.str} {column.shape}".encode())
+                sha256.update(
+                    np.ascontiguousarray(column).data if column.dtype.kind != "U" else "\0".join(column).encode()
+                )
+        return sha256.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows as a reader found them, with the names that belong to them."""
+
+    path: str
+    table: Table
+    names: list[list[str]]
+    """Classes of each level, sorted."""
+    blocks: BlockMap
+
+
+class Columns:
+    """Columns of texts by name, with errors that say which is missing."""
+
+    def __init__(self, path: str, columns: Mapping[str, Texts], where: Callable[[int], str]) -> None:
+        self.path, self.columns, self.where = path, columns, where
+        self.num_rows = len(next(iter(columns.values()), ()))
+
+    def column(self, name: str, setting: str) -> Texts:
+        """One column. Raises DataError naming the setting that asks for it and the nearest column."""
+        if name not in self.columns:
+            near = get_close_matches(name, self.columns, 1, 0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(list(self.columns)[:20])}"
+            raise DataError(f"{self.path} has no column {name!r} ({setting}); {hint}")
+        return self.columns[name]
+
+    def matching(self, patterns: Sequence[str], setting: str) -> list[str]:
+        """Names of columns by names or patterns, in the order of the file within a pattern."""
+        found: dict[str, None] = {}
+        for pattern in patterns:
+            names = [pattern] if pattern in self.columns else [n for n in self.columns if fnmatchcase(n, pattern)]
+            if not names:
+                self.column(pattern, setting)
+            found |= dict.fromkeys(names)
+        return list(found)
+
+    def numbers(self, names: Sequence[str], setting: str) -> NDArray[np.float32]:
+        """Columns as numbers `[N, len(names)]`, NaN for empty cells. Raises DataError naming row and column."""
+        result = np.empty((self.num_rows, len(names)), np.float32)
+        for place, name in enumerate(names):
+            texts = self.column(name, setting)
+            try:
+                result[:, place] = np.array(["nan" if text in MISSING else text for text in texts], np.float64)
+            except ValueError:
+                row = next(row for row, text in enumerate(texts) if text not in MISSING and not _is_number(text))
+                raise DataError(
+                    f"{self.path} {self.where(row)}: column {name!r} ({setting}) holds {texts[row]!r}, not a number"
+                ) from None
+            if np.isinf(result[:, place]).any():
+                row = int(np.flatnonzero(np.isinf(result[:, place]))[0])
+                raise DataError(f"{self.path} {self.where(row)}: column {name!r} ({setting}) is infinite")
+        return result
+
+    def labels(self, level: str) -> tuple[Labels, list[str]]:
+        """A column of labels as classes `[N]` and their sorted names. Raises DataError for an empty level."""
+        texts = np.array(["" if text in MISSING else text for text in self.column(level, "data.levels")])
+        names, numbers = np.unique(texts, return_inverse=True)
+        has_unknown = len(names) > 0 and names[0] == ""
+        if len(names) <= has_unknown:
+            raise DataError(f"{self.path}: level {level!r} has no label in any row; leave it out of data.levels")
+        return numbers.astype(np.int64) - has_unknown, names[int(has_unknown) :].tolist()
+
+    def block_values(self, blocks: dict[str, list[str]]) -> tuple[BlockMap, NDArray[np.float32], NDArray[np.bool_]]:
+        """The block map, values (zero where invalid) and validity; one empty cell makes a block invalid in that row."""
+        values, valid, widths = [np.zeros((self.num_rows, 0), np.float32)], [], {}
+        for name, patterns in blocks.items():
+            setting = f"data.blocks.{name}"
+            part = self.numbers(self.matching(patterns, setting), setting)
+            valid.append(np.asarray(~np.isnan(part).any(1)))
+            values.append(np.where(valid[-1][:, None], part, np.float32(0)))
+            widths[name] = part.shape[1]
+        flags = np.stack(valid, 1) if valid else np.zeros((self.num_rows, 0), bool)
+        return BlockMap(widths), np.concatenate(values, 1), flags
+
+    def texts(self, name: str | None, setting: str) -> NDArray[np.str_] | None:
+        """A column as it stands; None without a name."""
+        return None if name is None else np.array(self.column(name, setting))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
