@@ -17,7 +17,8 @@ import pytest
 from tests.s3.proxy import Answer, FaultProxy, Flip, Stall
 from tests.s3.server import SwiftS3
 from trainer.checkpoint.files import FileStore
-from trainer.checkpoint.probe import Check, policy, probe, verdict
+from trainer.checkpoint.probe import policy, probe, verdict
+from trainer.checkpoint.probe_steps import Check
 from trainer.checkpoint.s3 import probe as probe_s3
 from trainer.checkpoint.s3.probe_requests import Requests
 from trainer.checkpoint.stores import open_store

@@ -20,7 +20,7 @@ from trainer.tasks.translation.batching import TokenPlan, cut, fill_of
 from trainer.tasks.translation.corpus import open_corpus
 from trainer.tasks.translation.dataset import Tokens, TranslationPairs
 from trainer.tasks.translation.task import create
-from trainer.tasks.translation.tokenizer import PAD
+from trainer.tasks.translation.vocabulary import PAD
 
 LIMIT = 1000
 

@@ -16,7 +16,8 @@ from trainer.tasks.translation.batching import fill_of
 from trainer.tasks.translation.corpus import open_corpus, text_of
 from trainer.tasks.translation.dataset import Tokens, TranslationPairs
 from trainer.tasks.translation.remarks import remarks
-from trainer.tasks.translation.tokenizer import BOS, EOS, FILE, PAD, TokenizerPair
+from trainer.tasks.translation.tokenizer import FILE, TokenizerPair
+from trainer.tasks.translation.vocabulary import BOS, EOS, PAD
 
 SOURCE, TARGET = [[4, 5], [6], [7, 8, 9]], [[4], [5, 6, 7], []]
 

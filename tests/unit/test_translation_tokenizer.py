@@ -10,7 +10,8 @@ from trainer.errors import DataError, SettingsError
 from trainer.tasks.translation.corpora import CORPORA
 from trainer.tasks.translation.corpus import kinds, open_corpus, text_of, tokenizers_of
 from trainer.tasks.translation.subwords import train_subwords
-from trainer.tasks.translation.tokenizer import RESERVED, UNK, ListTokenizer, TokenizerPair, train_list
+from trainer.tasks.translation.tokenizer import ListTokenizer, TokenizerPair, train_list
+from trainer.tasks.translation.vocabulary import RESERVED, UNK
 
 TEXTS = [text for pair in PAIRS for text in pair]
 ODD = ["", " ", "two  blanks ", "日本語 and \t tab", "<eos> <pad> <unk>", "naïve façade", "e\u0301", "a\u0000b", "🙂"]

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from trainer.checkpoint.files import FileStore
-from trainer.checkpoint.probe import Finding, Step
+from trainer.checkpoint.probe_steps import Finding, Step
 from trainer.errors import InfrastructureError
 
 _LEAST_FREE_BYTES = 64 << 20

@@ -4,7 +4,8 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from trainer.checkpoint.probe import Check, policy, probe, verdict
+from trainer.checkpoint.probe import policy, probe, verdict
+from trainer.checkpoint.probe_steps import Check
 from trainer.checkpoint.stores import open_store
 from trainer.cli.arguments import JsonOption, StoreOption
 from trainer.cli.options import ConfigOption, SetOption, SettingsArguments

@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Self
 
-from trainer.checkpoint.probe import Finding, Step, Untried
+from trainer.checkpoint.probe_steps import Finding, Step, Untried
 from trainer.checkpoint.s3.probe_requests import Refused, Requests, encryption
 from trainer.config.s3 import S3Settings
 

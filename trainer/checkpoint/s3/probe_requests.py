@@ -9,7 +9,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from trainer.checkpoint.probe import Finding, Untried
+from trainer.checkpoint.probe_steps import Finding, Untried
 from trainer.checkpoint.s3.bucket import Bucket
 from trainer.checkpoint.s3.client import Connection
 from trainer.checkpoint.s3.errors import NotS3, Request, code_of, is_unsupported, status_of, translated

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from trainer.tasks.translation.decode import Hypothesis
 from trainer.tasks.translation.model import TranslationModel
-from trainer.tasks.translation.tokenizer import BOS, PAD
+from trainer.tasks.translation.vocabulary import BOS, PAD
 
 
 def cross_attention(model: TranslationModel, source_ids: Tensor, decoder_ids: Tensor) -> Tensor:

@@ -22,7 +22,8 @@ from trainer.tasks.translation.corpora import CORPORA
 from trainer.tasks.translation.dataset import Tokens, TranslationPairs
 from trainer.tasks.translation.splits import Split, Text, read_text, texts_of
 from trainer.tasks.translation.subwords import train_subwords
-from trainer.tasks.translation.tokenizer import Kind, Tokenizer, TokenizerPair, train_list
+from trainer.tasks.translation.tokenizer import TokenizerPair, train_list
+from trainer.tasks.translation.vocabulary import Kind, Tokenizer
 
 _LARGEST_RATIO = 3.0
 """Pairs whose sides differ by more are counted as outliers."""

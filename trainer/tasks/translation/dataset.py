@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from trainer.data.dataset import Batch, Indices
-from trainer.tasks.translation.tokenizer import BOS, EOS, PAD, UNK
+from trainer.tasks.translation.vocabulary import BOS, EOS, PAD, UNK
 
 Ints = NDArray[np.int64]
 

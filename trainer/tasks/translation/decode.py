@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trainer.tasks.translation.steppers import Stepper
-from trainer.tasks.translation.tokenizer import BOS, EOS, PAD
+from trainer.tasks.translation.vocabulary import BOS, EOS, PAD
 
 _UNIT = 2.0**-26
 """Nats; far above the noise of double precision, far below any difference that means something."""

@@ -26,7 +26,7 @@ from trainer.tasks.translation.decode import DecodeOptions, Hypothesis, decode
 from trainer.tasks.translation.model import TranslationModel
 from trainer.tasks.translation.steppers import Cached, for_decoding
 from trainer.tasks.translation.task import build, model_name
-from trainer.tasks.translation.tokenizer import BOS
+from trainer.tasks.translation.vocabulary import BOS
 from trainer.tasks.weight_files import bare, load_into, save_pth
 
 FORMAT = "translation-model-1"

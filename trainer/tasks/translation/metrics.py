@@ -16,7 +16,7 @@ from torch import Tensor
 from trainer.tasks.translation.decode import Hypothesis
 from trainer.tasks.translation.loss import TokenSums
 from trainer.tasks.translation.text_scores import COLUMNS, TextScores, length_ratio
-from trainer.tasks.translation.tokenizer import UNK, Tokenizer
+from trainer.tasks.translation.vocabulary import UNK, Tokenizer
 from trainer.telemetry.events import Metrics
 
 LARGEST_NLL = 50.0

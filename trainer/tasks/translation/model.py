@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from trainer.config.translation import TranslationModelSettings
 from trainer.tasks.translation.layers import Attention, FeedForward, Heads, Sublayer, sinusoids
-from trainer.tasks.translation.tokenizer import PAD
+from trainer.tasks.translation.vocabulary import PAD
 
 
 class EncoderLayer(nn.Module):

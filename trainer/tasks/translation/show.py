@@ -8,7 +8,7 @@ from torch import Tensor
 from trainer.config.translation import TranslationSettings
 from trainer.tasks.translation.corpus import encode, text_of, tokenizers_of
 from trainer.tasks.translation.splits import Split
-from trainer.tasks.translation.tokenizer import Tokenizer
+from trainer.tasks.translation.vocabulary import Tokenizer
 
 _LABEL = 16
 """Width of the first column."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from trainer.errors import SettingsError
-from trainer.tasks.translation.tokenizer import RESERVED, UNK, Form, normalised
+from trainer.tasks.translation.vocabulary import RESERVED, UNK, Form, normalised
 
 NUM_BYTES = 256
 _CANDIDATES = 2

@@ -36,8 +36,9 @@ from trainer.tasks.translation.metrics import (
 from trainer.tasks.translation.model import TranslationModel
 from trainer.tasks.translation.remarks import remarks
 from trainer.tasks.translation.text_scores import TextScores
-from trainer.tasks.translation.tokenizer import EOS, FILE, PAD
+from trainer.tasks.translation.tokenizer import FILE
 from trainer.tasks.translation.translate import Translator
+from trainer.tasks.translation.vocabulary import EOS, PAD
 from trainer.tasks.weight_files import load_into, read_weights
 from trainer.telemetry.events import Metrics
 

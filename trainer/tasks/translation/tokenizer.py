@@ -8,52 +8,19 @@ Both sides are one file: the bytes of `TokenizerPair.to_bytes` are saved beside 
 
 import hashlib
 import json
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from trainer.errors import DataError
+from trainer.tasks.translation.subwords import SubwordTokenizer
+from trainer.tasks.translation.vocabulary import RESERVED, UNK, Form, Tokenizer, normalised
 
-PAD, BOS, EOS, UNK = 0, 1, 2, 3
-RESERVED = ("<pad>", "<bos>", "<eos>", "<unk>")
 FILE = "tokenizer.json"
 """Beside the weights in every checkpoint."""
 FORMAT = 1
 """Raised when a reader of the old format would misread the new one."""
-Kind = Literal["char", "word", "bpe", "unigram"]
-Form = Literal["nfc", "none"]
-
-
-class Tokenizer(Protocol):
-    """One side's vocabulary and how text is cut into it."""
-
-    @property
-    def kind(self) -> Kind:
-        """How text is cut."""
-        ...
-
-    @property
-    def size(self) -> int:
-        """Tokens in the vocabulary, reserved ones included."""
-        ...
-
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of every text, without `<bos>` and `<eos>`."""
-        ...
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids; `<pad>`, `<bos>` and `<eos>` have none."""
-        ...
-
-    def tokens(self, ids: Iterable[int]) -> list[str]:
-        """The name of every id, reserved ones included, for people."""
-        ...
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything that `from_json` needs."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -100,11 +67,6 @@ def pieces(text: str, kind: Literal["char", "word"], form: Form) -> Sequence[str
     return text if kind == "char" else text.split()
 
 
-def normalised(text: str, form: Form) -> str:
-    """The text in the Unicode form of a tokenizer."""
-    return unicodedata.normalize("NFC", text) if form == "nfc" else text
-
-
 def train_list(
     texts: Iterable[str], kind: Literal["char", "word"], *, vocab_size: int, min_count: int = 1, form: Form = "nfc"
 ) -> ListTokenizer:
@@ -125,8 +87,6 @@ def from_json(body: dict[str, Any]) -> Tokenizer:
     """Inverse of `to_json`."""
     if body["kind"] in ("char", "word"):
         return ListTokenizer(body["kind"], tuple(body["vocabulary"]), body["normalise"])
-    from trainer.tasks.translation.subwords import SubwordTokenizer
-
     return SubwordTokenizer(body["kind"], body["model"], body["normalise"])
 
 

@@ -16,7 +16,7 @@ from trainer.config.translation import TranslationSettings
 from trainer.tasks.translation.decode import DecodeOptions, Hypothesis, decode, greedy, limits_of
 from trainer.tasks.translation.model import TranslationModel
 from trainer.tasks.translation.steppers import Cached, for_decoding
-from trainer.tasks.translation.tokenizer import EOS, PAD, Tokenizer
+from trainer.tasks.translation.vocabulary import EOS, PAD, Tokenizer
 
 
 @dataclass(frozen=True)
