@@ -102,7 +102,9 @@ class TermsTask:
     name = "terms"
     model_name = "heads"
     best_metric = "val/loss"
-    metrics = {"loss": "min", **{f"{name}/top1": "max" for name in CLASSES}}  # noqa: RUF012
+    metrics = {  # noqa: RUF012
+        "loss": "min", **{f"{name}/top1": "max" for name in CLASSES}, **{f"{name}/loss": "min" for name in CLASSES}
+    }  # fmt: skip
 
     def __init__(self, settings: TermsSettings) -> None:
         self.settings = settings
@@ -157,7 +159,9 @@ class TermsTask:
     def summarize(self, name: str, sums: dict[str, Tensor]) -> PassResult:
         counts = {term: sums[f"{term}/count"].item() for term in CLASSES}
         metrics = {f"{term}/top1": sums[f"{term}/top1"].item() / counts[term] for term in CLASSES}
-        return PassResult({"loss": sum(sums[term].item() / counts[term] for term in CLASSES), **metrics})
+        terms = {term: sums[term].item() / counts[term] for term in CLASSES}
+        metrics |= {f"{term}/loss": value for term, value in terms.items()}
+        return PassResult({"loss": sum(terms.values()), **metrics}, terms=terms)
 
     def info(self) -> dict[str, Any]:
         return {}

@@ -35,7 +35,7 @@ def finish(job: Job, ledger: Ledger | None) -> tuple[dict[str, Metrics], Paths]:
     """Results by pass and the paths of what was written by kind; every rank takes part in the passes."""
     crash.point("before_finish")
     best = patient(job, best_checkpoint)
-    load_weights(job, best.tensors.get("ema", best.tensors["model"]) if best else None)
+    load_weights(job, best)
     results = final_passes(job)
     paths: Paths = {}
     if job.run and best and ledger:

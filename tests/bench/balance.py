@@ -30,7 +30,7 @@ QUIET = {
 PLAIN = "balance.kind none"
 CONTENDERS = {
     PLAIN: {"balance__kind": "none"},
-    "gradnorm, not due": {"balance__every": "never"},
+    "gradnorm, not due": {"balance__every": "at 100%"},
     "gradnorm, due": {"balance__every": "every 1 steps"},
     "uncertainty, due": {"balance__kind": "uncertainty", "balance__every": "every 1 steps"},
     "balance.kind none, once more (noise)": {"balance__kind": "none"},

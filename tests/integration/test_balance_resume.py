@@ -25,9 +25,9 @@ TIMES = {"wall", "mono", "attempt", "seconds", "samples_per_second", "data_wait_
 
 
 def lines(folder: Path) -> list[dict]:
-    """The steps and passes of the effective ledger, without what only clocks decide."""
+    """The steps, measurements and passes of the effective ledger, without what only clocks decide."""
     records = effective(read_run(open_store(f"file://{folder}"), "terms"))
-    kept = [one for kind in ("StepDone", "PassDone") for one in select(records, kind)]
+    kept = [one for kind in ("StepDone", "Balanced", "PassDone") for one in select(records, kind)]
     return [{name: value for name, value in one.items() if name not in TIMES} for one in kept]
 
 

@@ -23,7 +23,7 @@ import signal
 import statistics
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -114,7 +114,17 @@ class Scene:
 
 
 class SlowTask(ToyTask):
-    """The batches take their time."""
+    """The batches take their time, and the loss has two terms that are balanced."""
+
+    def counts(self, indices, epoch):
+        return dict.fromkeys(("loss", "norm"), float(len(indices)))
+
+    def loss(self, model, batch):
+        found = super().loss(model, batch)
+        return replace(found, terms={**found.terms, "norm": model(batch["x"]).square().sum()})
+
+    def shared(self, model):
+        return list(model[0].parameters())
 
     def train_data(self):
         data, take, wait = self.data, self.data.take, threading.Event().wait
@@ -317,7 +327,7 @@ def scene(prometheus_for_module, tmp_path_factory):
         "calm": Actor(folder, "calm", num_epochs=40),
         "killed": Actor(folder, "killed"),
         "diverged": Actor(folder, "diverged", poison_sample=5),
-        "slow": Actor(folder, "slow", train_slowly, num_epochs=10),
+        "slow": Actor(folder, "slow", train_slowly, num_epochs=10, balance__kind="gradnorm"),
         "refused": Actor(folder, "refused", train_patiently, num_epochs=200),
         "stuck": Actor(folder, "stuck"),
     }

@@ -12,7 +12,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.s3.fixtures import fresh_bucket
-from tests.toy import Attempt, Pace, toy_settings
+from tests.toy import Attempt, Pace, toy_settings, train_toy
+from tests.toy_terms import CLASSES, TermsTask, terms_settings
 from tests.unit.telemetry_samples import pass_done, records_of, run_started, step_done
 from trainer.checkpoint.stores import open_store
 from trainer.cli import main
@@ -195,7 +196,7 @@ def test_a_value_that_was_not_finite_is_nan_and_unknown_events_are_passed_over()
 
 
 def test_quiet_events_are_those_that_come_often():
-    assert {kind.__name__ for kind in QUIET} == {"StepDone", "TimeAccounted", "PassStarted"}
+    assert {kind.__name__ for kind in QUIET} == {"StepDone", "Balanced", "TimeAccounted", "PassStarted"}
 
 
 @pytest.mark.parametrize("name", ['quo"te', "back\\slash", "ünï", "a b"])
@@ -263,3 +264,15 @@ def test_a_password_becomes_a_line_that_lets_its_user_in(capsys, monkeypatch, tm
     assert "the password is empty" in capsys.readouterr().err
     monkeypatch.setattr(sys, "stdin", io.StringIO("secret"))
     assert main(["metrics", "password", "a:b"]) == 2
+
+
+def test_the_terms_of_a_loss_are_there_with_their_weights(tmp_path):
+    train_toy(terms_settings(tmp_path, num_epochs=2), TermsTask)
+    records = read_run(open_store(f"file://{tmp_path}"), "terms")
+    last = select(records, "StepDone")[-1]
+    found = parsed(replay(records, "terms"))
+    for family, values in (("loss", last["terms"]), ("weight", last["weights"]), ("grad_norm", last["norms"])):
+        shown = {labels["term"]: value for labels, value, _ in found[f"trainer_term_{family}"]}  # the last one stays
+        assert shown == pytest.approx(values)
+        assert set(shown) == set(CLASSES)
+    assert {labels["name"] for labels, _, _ in found["trainer_metric"]} > {"weighted_loss", "fine/top1"}

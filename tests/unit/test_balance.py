@@ -5,15 +5,17 @@ import math
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from tests.toy import fork_ranks, train_toy, wait_for
 from tests.toy_terms import CLASSES, TermsTask, terms_settings
 from tests.unit.telemetry_samples import step_done
-from trainer.config.expressions import Trigger
+from trainer.checkpoint.stores import open_store
 from trainer.config.settings import BalanceSettings
-from trainer.engine.balance import KINDS, GradNorm, build_balance, rebalanced
+from trainer.engine.balance import KINDS, GradNorm, balance_moments, build_balance, rebalanced, weighted_sum
 from trainer.engine.clock import Clock
+from trainer.engine.describe import run_started
 from trainer.engine.measure import measure
 from trainer.engine.meter import Means, means
 from trainer.engine.setup import assemble, build_parts
@@ -22,6 +24,7 @@ from trainer.engine.stop import StopRequests
 from trainer.engine.world import World, join_world
 from trainer.errors import SettingsError
 from trainer.telemetry.bus import Bus
+from trainer.telemetry.reading import read_run, select
 from trainer.telemetry.scalars import scalars
 
 ETAS = (0.2, 0.5, 1.0)
@@ -49,10 +52,10 @@ def balance(kind="gradnorm", terms=("a", "b", "c"), trunk=True, **settings):
         def shared(self, model):
             return list(model.parameters())
 
-    every = Trigger.parse("every 1 steps").resolve(100, 10)
     task = Named() if trunk else object()
     counts = terms if isinstance(terms, dict) else dict.fromkeys(terms, 10.0)
-    return build_balance(BalanceSettings(kind=kind, **settings), task, nn.Linear(1, 1), counts, every)
+    chosen = BalanceSettings(kind=kind, **settings)
+    return build_balance(chosen, task, nn.Linear(1, 1), counts, balance_moments(chosen, 100, 10))
 
 
 def job_of(settings):
@@ -127,12 +130,55 @@ def test_uncertainty_settles_at_one_over_twice_the_loss():
     assert list(rule.weights.values()) == pytest.approx([2.0, 0.5, 0.005], rel=1e-6)
 
 
+def test_uncertainty_gives_a_solved_term_no_boundless_weight():
+    rule = balance("uncertainty")
+    for _ in range(5000):
+        rule.follow({"a": 0.0, "b": 1.0}, {})
+    assert rule.weights["a"] == 1000.0
+    assert rule.weights["b"] == pytest.approx(0.5)
+
+
 def test_fixed_and_inverse_density():
     assert balance("fixed", weights={"a": 3.0}).weights == {"a": 3.0, "b": 1.0, "c": 1.0}
     shares = balance("inverse_density", {"a": 600.0, "b": 300.0}).weights
     assert shares == pytest.approx({"a": 2 / 3, "b": 4 / 3})
-    assert not balance("fixed").is_due(1)
-    assert balance("gradnorm").is_due(1)
+
+
+def test_a_term_without_any_training_label_has_no_say():
+    """One over its share would take all weight from the others."""
+    rule = balance("inverse_density", {"a": 600.0, "empty": 0.0, "b": 300.0})
+    assert rule.weights == pytest.approx({"a": 2 / 3, "empty": 1.0, "b": 4 / 3})
+
+
+def test_the_first_step_is_measured_whatever_the_moments_say():
+    due = [step for step in range(1, 101) if balance(every="every 40 steps").is_due(step)]
+    assert due == [1, 40, 80]
+    assert [step for step in range(1, 101) if balance("uncertainty", every="at 50%").is_due(step)] == [1, 50]
+    assert not any(balance("fixed", every="every 1 steps").is_due(step) for step in range(1, 101))
+
+
+@pytest.mark.parametrize(
+    ("every", "kind", "says"),
+    [
+        ("every 100 steps", "gradnorm", "gradnorm moves its weights after the first step only"),
+        ("at 101 steps", "uncertainty", "balance.every is 'at 101 steps', which does not come within the 100 steps"),
+        ("every 99 steps", "gradnorm", None),
+        ("every 5 steps to 5 steps", "gradnorm", None),
+        ("at 1, 99", "gradnorm", None),
+        ("at 1, 100", "gradnorm", "first step only"),
+        ("every 500 steps", "fixed", None),
+    ],
+)
+def test_a_rule_that_cannot_measure_again_says_so(every, kind, says):
+    remark = balance(kind, every=every).remark(100)
+    assert (remark is None) == (says is None)
+    assert says is None or says in remark
+
+
+def test_a_rule_that_never_measures_is_refused():
+    with pytest.raises(ValidationError, match=r"balance.every is never, but gradnorm must measure"):
+        BalanceSettings(kind="gradnorm", every="never")
+    assert BalanceSettings(kind="fixed", every="never").every == "never"
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
@@ -231,6 +277,46 @@ def test_a_scaled_loss_ends_at_the_floor(tmp_path):
         train_step(job, mailbox, job.source.steps(step // 10, range(step % 10, step % 10 + 1))[0])
         job.cursor.step += 1
     assert job.balance.weights["coarse"] == pytest.approx(0.1, rel=0.1)
+
+
+def test_passes_say_the_loss_as_it_is_weighed_at_that_moment(tmp_path):
+    train_toy(terms_settings(tmp_path, num_epochs=3, passes={"val": "every 15 steps"}), TermsTask)
+    weights, num_passes = {}, 0
+    for record in read_run(open_store(f"file://{tmp_path}"), "terms"):
+        if record["event"] == "Balanced":
+            weights = record["weights"]
+        elif record["event"] == "PassDone" and not record["is_final"]:
+            found, num_passes = record["metrics"], num_passes + 1
+            weighed = sum(weights[name] * found[f"{name}/loss"] for name in CLASSES)
+            assert found["weighted_loss"] == pytest.approx(weighed)
+            assert found["weighted_loss"] != pytest.approx(found["loss"], rel=1e-4)
+    assert num_passes == 7
+
+
+def test_the_results_are_weighed_as_the_best_weights_were(tmp_path):
+    """The best weights are those of step 5: a later pass is worse, and the terms have other weights by then."""
+    values = {"balance__every": "every 3 steps", "best__metric": "val/weighted_loss", "best__mode": "max"}
+    finished = train_toy(terms_settings(tmp_path, num_epochs=3, passes={"val": "every 5 steps"}, **values), TermsTask)
+    walks = select(read_run(open_store(f"file://{tmp_path}"), "terms"), "PassDone")
+    assert [one["step"] for one in walks if one["is_best"]] == [5]
+    assert finished.results["val"]["weighted_loss"] == walks[0]["metrics"]["weighted_loss"]
+
+
+@pytest.mark.parametrize("setting", ["best", "early_stop", "schedule"])
+def test_the_weighed_loss_is_there_only_with_a_balance(setting, tmp_path):
+    chosen = {f"{setting}__metric": "val/weighted_loss"}
+    settings = terms_settings(tmp_path, balance__kind="none", **chosen)
+    with pytest.raises(SettingsError, match=f"{setting}.metric is 'val/weighted_loss', which needs weighed loss terms"):
+        job_of(settings)
+    job = job_of(terms_settings(tmp_path, balance__kind="fixed", **chosen))
+    assert run_started(job, "terms", "1-a").metrics["weighted_loss"] == "min"
+    assert "weighted_loss" not in run_started(job_of(terms_settings(tmp_path, balance__kind="none")), "", "1-a").metrics
+
+
+def test_the_weighed_loss_of_a_pass_leaves_out_what_has_no_sample():
+    assert weighted_sum({"a": 2.0, "b": None}, {"a": 0.5, "b": 3.0}) == 1.0
+    assert weighted_sum({"a": None, "b": None}, {"a": 0.5, "b": 3.0}) is None
+    assert weighted_sum({}, {"a": 0.5}) is None
 
 
 @pytest.mark.parametrize("kind", ["none", "fixed", "inverse_density", "uncertainty"])

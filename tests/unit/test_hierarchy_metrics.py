@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.hierarchy_trees import DEEP, tree
+from tests.pass_sums import added
 from trainer.config.hierarchy import HierarchyDecode
 from trainer.tasks.hierarchy import metrics
 from trainer.tasks.hierarchy.criteria import cross_entropy
@@ -69,17 +70,15 @@ def known(labels, tree=TWO, **values):
 def table_of(log_p, labels, tree=TWO, batch_size=None, rule="path"):
     """The table of a pass over these rows, in batches."""
     size = batch_size or len(labels)
-    total = 0
+    parts = []
     for start in range(0, len(labels), size):
         part = slice(start, start + size)
         index = torch.arange(len(labels))[part]
         batch = {"labels": torch.tensor(labels)[part], "valid": torch.ones(len(index), 1).bool(), "index": index}
         criteria = [(cross_entropy, None)] * len(log_p)
         own = [level[part] for level in log_p]
-        total = (
-            total + metrics.batch_table(own, batch, tree, HierarchyDecode(rule=rule), criteria, len(labels)).double()
-        )
-    return total
+        parts.append({"table": metrics.batch_rows(own, batch, tree, HierarchyDecode(rule=rule), criteria, len(labels))})
+    return added(parts)["table"]
 
 
 def test_check_17_known_chain_of_the_example_is_2_of_2():

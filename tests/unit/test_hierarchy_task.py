@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.pass_sums import added
 from trainer.config.hierarchy import HierarchySettings
 from trainer.errors import SettingsError
 from trainer.tasks.hierarchy.task import create
@@ -126,14 +127,12 @@ def test_what_is_masked_cannot_be_seen(plain):
 
 def table(task, model, size, name="val"):
     a_pass = next(one for one in task.passes() if one.name == name)
-    total = 0
+    parts = []
     with torch.no_grad():
         for start in range(0, len(a_pass.data), size):
             batch = a_pass.data.take(np.arange(start, min(start + size, len(a_pass.data))), 0)
-            total = (
-                total + task.evaluate(model, a_pass.transform(batch) if a_pass.transform else batch)["table"].double()
-            )
-    return total
+            parts.append(task.evaluate(model, a_pass.transform(batch) if a_pass.transform else batch))
+    return added(parts)["table"]
 
 
 def test_check_17_metrics_of_a_pass_hang_on_no_batch_size(plain):
@@ -146,8 +145,10 @@ def test_check_17_metrics_of_a_pass_hang_on_no_batch_size(plain):
 
 
 def test_valid_shares_of_a_masked_pass_are_zero_for_its_blocks(plain):
-    found = plain.summarize("val_mask_SITE", {"table": table(plain, model_of(plain), 64, "val_mask_SITE")}).metrics
+    result = plain.summarize("val_mask_SITE", {"table": table(plain, model_of(plain), 64, "val_mask_SITE")})
+    found = result.metrics
     assert found["valid_SITE"] == 0.0
+    assert result.terms == {level: found[f"{level}/loss"] for level in plain.tree.levels}
     assert found["valid_SEASON"] > 0.5
 
 

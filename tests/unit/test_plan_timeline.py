@@ -107,6 +107,7 @@ def random_run(draw: random.Random) -> dict:
         | {f"val_{number}": moment() + draw.choice(["", " and end"]) for number in range(MASKS)},
         "checkpoint__every": moment(),
         "checkpoint__milestones": moment(),
+        "balance__every": draw.choice(["every 3 steps", "at 30%, 1 steps", "every 2 epochs and end"]),
         "schedule": draw.choice(schedules),
         "hide": f"0.5 @ 0, {draw.random():.2f} @ {draw.randint(1, 99)} % {draw.choice(['hold', 'linear'])}",
     }
@@ -118,10 +119,13 @@ def test_check_4_plan_and_ledger_agree(number, tmp_path):
     settings = terms_settings(tmp_path, **random_run(random.Random(number)))
     plan = timeline(TermsTask(settings), settings)
     train_toy(settings, TermsTask)
-    found = {kind: events(f"file://{tmp_path}", kind, "terms") for kind in ("StepDone", "PassDone", "CheckpointTaken")}
+    kinds = ("StepDone", "PassDone", "CheckpointTaken", "Balanced")
+    found = {kind: events(f"file://{tmp_path}", kind, "terms") for kind in kinds}
     happened = {(one["step"], f"pass {one['name']}") for one in found["PassDone"] if not one["is_final"]}
     happened |= {(one["step"], "checkpoint") for one in found["CheckpointTaken"]}
-    planned = {(line.step, line.what) for line in plan.lines if line.what.startswith(("pass", "checkpoint"))}
+    happened |= {(one["step"], "balance") for one in found["Balanced"]}
+    planned = {(line.step, line.what) for line in plan.lines if line.what.startswith(("pass", "checkpoint", "balance"))}
+    assert (1, "balance") in planned
     assert planned ^ happened == set()
     assert len(found["StepDone"]) == plan.total_steps
     values = {one["step"] - 1: (one["learning_rate"], one["curves"]) for one in found["StepDone"]}

@@ -36,6 +36,9 @@ METRICS = """
     gauge epoch_metric name
     gauge best_metric pass name
     gauge result pass name
+    gauge term_loss term
+    gauge term_weight term
+    gauge term_grad_norm term
     gauge learning_rate
     gauge grad_norm
     gauge clipped_ratio

@@ -15,7 +15,7 @@ from trainer.engine.clock import Clock
 from trainer.telemetry import events
 from trainer.telemetry.prometheus.catalogue import FAMILIES
 from trainer.telemetry.prometheus.exporter import Exporter, linger_seconds
-from trainer.telemetry.prometheus.listener import MAX_METRICS
+from trainer.telemetry.prometheus.listener import MAX_METRICS, MAX_TERMS
 from trainer.telemetry.prometheus.live import Sources, WallClock
 from trainer.telemetry.prometheus.values import MAX_LABEL
 from trainer.telemetry.warnings import general_rules
@@ -90,6 +90,27 @@ def test_a_log_point_shows_progress_and_learning(tell):
         "exit_code": -1, "attempts": 1, "grace_available_seconds": 30,
     }  # fmt: skip
     assert {name: page.get(name) for name in expected} == expected
+
+
+def test_the_terms_of_a_loss_have_series_of_their_own(tell):
+    told = tell(run_started(), step_done(20))
+    assert not told.series("term")
+    weights, norms = {"fine": 0.5, "coarse": 1.5}, {"fine": 3.0}
+    told.tell(step_done(40, terms={"fine": 2.0, "coarse": None}, weights=weights, norms=norms))
+    page = told.page
+    assert {name: page[name] for name in told.series("term") if name != "term_loss{term=coarse}"} == {
+        "term_loss{term=fine}": 2.0, "term_weight{term=fine}": 0.5, "term_weight{term=coarse}": 1.5,
+        "term_grad_norm{term=fine}": 3.0,
+    }  # fmt: skip
+    assert math.isnan(page["term_loss{term=coarse}"])
+
+
+def test_a_loss_of_very_many_terms_has_a_bounded_number_of_series(tell):
+    names = [f"level {number} " + "x" * 200 for number in range(50)]
+    numbers = dict.fromkeys(names, 1.0)
+    told = tell(run_started(), step_done(20, terms=numbers, weights=numbers, norms=numbers))
+    assert len(told.series("term")) == 3 * MAX_TERMS
+    assert max(map(len, told.series("term_weight"))) < 2 * MAX_LABEL
 
 
 def test_steps_and_waits_are_counted_once_each_with_the_mean_of_the_interval(tell):

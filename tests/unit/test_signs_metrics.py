@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.pass_sums import added
 from trainer.tasks.signs import metrics
 
 LABEL = np.array([0, 0, 1, 1, 2, 2, 2, 0])
@@ -20,14 +21,14 @@ KNOWN = metrics.Known(
 
 
 def table(sizes, logits, present, size=10):
-    total, start = torch.zeros(len(metrics.COLUMNS), size), 0
+    parts, start = [], 0
     for num in sizes:
         part = slice(start, start + num)
         index = torch.arange(8)[part]
         batch = {"label": torch.from_numpy(LABEL)[part], "index": index, "present": present[part]}
-        total = total + metrics.batch_table(logits[part], batch, (2, 3), size)
+        parts.append({"table": metrics.batch_rows(logits[part], batch, (2, 3), size)})
         start += num
-    return total.double()
+    return added(parts)["table"]
 
 
 def example():
@@ -99,7 +100,7 @@ def test_ranges_hold_every_recording_once():
 
 def test_an_empty_pass_has_no_numbers():
     empty = metrics.Known(LABEL[:0], LABEL[:0], LABEL[:0], [], ["01"], KNOWN.classes)
-    values, detail = metrics.summarize_table(torch.zeros(len(metrics.COLUMNS), 3, dtype=torch.float64), empty)
+    values, detail = metrics.summarize_table(torch.zeros(3, len(metrics.COLUMNS), dtype=torch.float64), empty)
     assert set(values.values()) == {None}
     assert detail["confusion"] == []
     assert values.keys() == metrics.metric_names(["01"]).keys()

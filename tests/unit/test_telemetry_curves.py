@@ -27,6 +27,12 @@ def test_a_log_point_and_a_pass_as_scalars() -> None:
     assert not {"train/top5", "train/loss_scale"} & values.keys()
     assert scalars(pass_done(20, 0.75)) == {"val/loss": 0.75, "val/top1": 0.5}
     assert scalars(pass_done(20, is_final=True)) == {}
+    of_level = step_done(
+        20, metrics={"fine/top1": 0.5}, terms={"fine": 2.0}, weights={"fine": 0.5}, curves={"mix": 0.1}
+    )
+    names = {"train/fine/top1", "train/fine/loss", "balance/fine/weight", "schedule/mix"}
+    assert names <= scalars(of_level).keys()
+    assert scalars(pass_done(20, metrics={"fine/top1": 0.25}))["val/fine/top1"] == 0.25
     assert scalars(Noted(text="")) == {}
 
 

@@ -10,6 +10,7 @@ from trainer.telemetry.events import (
     TIME_KINDS,
     ArtifactWritten,
     AttemptEnded,
+    Balanced,
     CheckpointPublished,
     CheckpointTaken,
     Event,
@@ -108,11 +109,15 @@ def test_steps_done_again_are_the_later_attempts() -> None:
 def test_a_rollback_within_an_attempt_supersedes_too_and_facts_stay() -> None:
     bad = NonFinite(step=61, what="loss", policy="rollback", used=1, budget=2, sample_ids=[7])
     warned = Warned(step=60, name="exploding", severity="warn", text="")
-    records = records_of(step_done(20), step_done(60), warned, bad, resumed(20), step_done(40))
+    balanced = [Balanced(step=step, weights={"a": 1.0}) for step in (20, 60, 40)]
+    records = records_of(
+        step_done(20), balanced[0], step_done(60), balanced[1], warned, bad, resumed(20), balanced[2], step_done(40)
+    )
     kept = effective(records)
     assert steps_of(kept) == [("1-aa", 20), ("1-aa", 40)]
     assert steps_of(kept, "NonFinite") == [("1-aa", 61)]
     assert steps_of(kept, "Warned") == []
+    assert steps_of(kept, "Balanced") == [("1-aa", 20), ("1-aa", 40)]
 
 
 def test_an_attempt_that_began_anew_supersedes_everything_but_one_that_did_not_begin_supersedes_nothing() -> None:

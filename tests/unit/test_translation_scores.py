@@ -7,6 +7,7 @@ import torch
 
 pytest.importorskip("sacrebleu")
 
+from tests.pass_sums import added
 from trainer.tasks.translation.decode import Hypothesis
 from trainer.tasks.translation.metrics import METRICS, Pair, TranslatedPass, perplexity, teacher_metrics, teacher_sums
 from trainer.tasks.translation.text_scores import TextScores
@@ -52,10 +53,6 @@ def translated(scores):
     pairs = [Pair(f"s{i}", text, lengths[i]) for i, text in enumerate(REFERENCES)]
     hypotheses = [Hypothesis(-1.0, -1.0, tuple(tokenizer.encode([text])[0])) for text in OUTPUTS]
     return TranslatedPass(pairs, tokenizer, 40, scores), hypotheses
-
-
-def added(parts):
-    return {name: sum(part[name].double() for part in parts) for name in parts[0]}
 
 
 def test_check_8_any_split_gives_the_same_scores(scores):

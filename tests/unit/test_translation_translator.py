@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.pass_sums import added
 from trainer.config.translation import TranslationSettings
 from trainer.tasks.translation.corpora import pairs
 from trainer.tasks.translation.decode import sampler
@@ -116,7 +117,7 @@ def test_a_decoded_pass_brings_samples_and_attention(task):
     model = task.build_model().eval()
     a_pass = next(one for one in task.passes() if one.name == "val_translate")
     parts = [a_pass.evaluate(model, a_pass.data.take(torch.arange(*ends).numpy(), 0)) for ends in ((0, 2), (2, 5))]
-    result = task.summarize("val_translate", {name: sum(part[name].double() for part in parts) for name in parts[0]})
+    result = task.summarize("val_translate", added(parts))
     assert set(result.metrics) == set(a_pass.metrics)
     assert [row["source"] for row in result.detail["samples"]] == [source for source, _ in a_pass.data.texts]
     assert result.always == {"samples": result.detail["samples"][:5]}

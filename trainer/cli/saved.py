@@ -73,7 +73,7 @@ def evaluate(saved: Saved) -> dict[str, Metrics]:
     world = join_world(saved.settings)
     try:
         job = _job(saved, world)
-        load_weights(job, saved.weights)
+        load_weights(job, saved.checkpoint)
         return final_passes(job)
     finally:
         world.leave()

@@ -99,6 +99,11 @@ class Moments:
             return True
         return self.every is not None and self.every.count(step) > self.every.count(step - 1)
 
+    def fires_between(self, first: int, last: int) -> bool:
+        """Does it fire after some step beyond `first` and before `last`?"""
+        rises = self.every is not None and self.every.count(last - 1) > self.every.count(first)
+        return rises or any(first < step < last for step in self.steps)
+
     def firings(self, total_steps: int) -> list[int]:
         """All steps of a run after which it fires, in order."""
         steps = self.steps | (self.every.steps(total_steps) if self.every else set())

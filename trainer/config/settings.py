@@ -146,7 +146,8 @@ class BalanceSettings(Section):
     weights: dict[str, Annotated[float, Field(gt=0)]] = setting({})
     """For `fixed`, and to start from with `gradnorm`, by name of the term; 1 for what is not named."""
     every: TriggerText = setting("every 100 steps")
-    """When `gradnorm` and `uncertainty` measure and move the weights."""
+    """When `gradnorm` and `uncertainty` measure and move the weights. They do so in the first step, too, because its
+    losses are the reference of all later ones."""
     alpha: float = setting(1.0, ge=0)
     """For `gradnorm`: how strongly a term that has gained less than the others pulls; 0 only evens out the norms."""
     eta: float = setting(0.5, ge=0, le=1)
@@ -155,6 +156,12 @@ class BalanceSettings(Section):
     """For `gradnorm`: smallest weight; without one a solved term would draw all weight."""
     momentum: float = setting(0.9, ge=0, lt=1)
     """For `gradnorm`: share of the old value in the running means of losses and norms."""
+
+    @model_validator(mode="after")
+    def _check_every(self) -> "BalanceSettings":
+        if self.kind in ("gradnorm", "uncertainty") and self.every.strip().lower() == "never":
+            raise ValueError(f"balance.every is never, but {self.kind} must measure to weigh; take balance.kind fixed")
+        return self
 
 
 class EmaSettings(Section):

@@ -8,28 +8,32 @@ it. Both are summed over the ranks, so the weights w are the same on every rank.
 
     gradnorm      G = w g,  r = (L / L0) / mean(L / L0),  w <- w (mean(G) r^alpha / G)^eta,
                   then sum w = K, floor, sum w = K                                    (after Chen et al. 2018)
-    uncertainty   w = exp(-s), s <- s - eta (1/2 - w L), the slope cut to [-1, 1]     (Kendall et al. 2018)
+    uncertainty   w = exp(-s), s <- s - eta (1/2 - w L), the slope cut to [-1, 1], w to 1000  (Kendall et al. 2018)
 
-L0 is the first measured loss of a term; L and g are running means. A term without samples in what was measured keeps
-its weight.
+The first step is always due: L0 is the first measured loss of a term, and what it is compared with must be that of the
+run's beginning. L and g are running means. A term without samples in what was measured keeps its weight.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any, ClassVar
 
 from torch import nn
 
-from trainer.config.expressions import Moments
+from trainer.config.expressions import Moments, Trigger
+from trainer.config.lengths import PerEpoch
 from trainer.config.settings import BalanceSettings
 from trainer.engine.task import Task
 from trainer.errors import SettingsError
+from trainer.telemetry.events import Metrics
 
 Values = dict[str, float]
 """One number for each term, by its name."""
 _STEEPEST = 1.0
+_LARGEST = 1000.0
+"""Weight of `uncertainty`: that of a solved term, 1 / (2 L), would grow until it is no number."""
 
 
 @dataclass
@@ -47,7 +51,16 @@ class Balance:
 
     def is_due(self, step: int) -> bool:
         """Whether step number `step` (from 1) is to be measured."""
-        return self.follows and self.moments.due(step)
+        return self.moments.due(step)
+
+    def remark(self, total_steps: int) -> str | None:
+        """What a user should know of the rule in a run of this length, if anything."""
+        if not self.follows or self.moments.fires_between(1, total_steps):
+            return None
+        return (
+            f"balance.every is {self.settings.every!r}, which does not come within the {total_steps:,} steps of the "
+            f"run: {self.settings.kind} moves its weights after the first step only"
+        )
 
     def follow(self, losses: Values, norms: Values) -> None:
         """Move the weights after a measurement of some terms."""
@@ -69,7 +82,8 @@ class Uncertainty(Balance):
         """Move each weight towards 1 / (2 L)."""
         for name, loss in losses.items():
             slope = 0.5 - self.weights[name] * loss
-            self.weights[name] *= math.exp(self.settings.eta * min(max(slope, -_STEEPEST), _STEEPEST))
+            grown = self.weights[name] * math.exp(self.settings.eta * min(max(slope, -_STEEPEST), _STEEPEST))
+            self.weights[name] = min(grown, _LARGEST)
 
     def state(self) -> dict[str, Any]:
         """The weights."""
@@ -123,6 +137,14 @@ KINDS: Mapping[str, type[Balance]] = {
 }
 
 
+def balance_moments(settings: BalanceSettings, total_steps: int, per_epoch: PerEpoch) -> Moments:
+    """The steps that are measured: the first one and those of `balance.every`; none for weights that stay."""
+    if settings.kind == "none" or not KINDS[settings.kind].follows:
+        return Moments(None, frozenset())
+    found = Trigger.parse(settings.every).resolve(total_steps, per_epoch)
+    return replace(found, steps=found.steps | {1})
+
+
 def rebalanced(weights: Values, norms: Values, rates: Values, settings: BalanceSettings) -> Values:
     """One round of `gradnorm` among the terms of `rates` (r above); their sum stays, the other terms keep theirs."""
     pulls = {name: weights[name] * norms[name] for name in rates}
@@ -140,6 +162,12 @@ def scaled(weights: Values, total: float) -> Values:
     """Multiplied so that they sum to `total`."""
     factor = total / sum(weights.values())
     return {name: weight * factor for name, weight in weights.items()}
+
+
+def weighted_sum(terms: Metrics, weights: Values) -> float | None:
+    """Of the terms that have samples, each with its weight; None without any."""
+    known = [weights[name] * value for name, value in terms.items() if value is not None]
+    return sum(known) if known else None
 
 
 def build_balance(settings: BalanceSettings, task: Task, model: nn.Module, counts: Values, moments: Moments) -> Balance:
@@ -167,7 +195,9 @@ def start_weights(settings: BalanceSettings, counts: dict[str, float]) -> Values
         case "gradnorm":
             return scaled(given, len(given))
         case "inverse_density":
-            return scaled({name: 1.0 / max(count, 1.0) for name, count in counts.items()}, len(counts))
+            # A term without samples has no say: one over next to nothing would leave the others next to no weight.
+            there = {name: 1.0 / count for name, count in counts.items() if count > 0}
+            return dict.fromkeys(counts, 1.0) | scaled(there, len(there))
         case _:
             return dict.fromkeys(counts, 1.0)
 

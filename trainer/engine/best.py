@@ -7,6 +7,7 @@ from typing import Any
 from trainer.config.expressions import Patience
 from trainer.config.lengths import PerEpoch
 from trainer.config.settings import BestSettings, EarlyStopSettings
+from trainer.engine.task import WEIGHTED_LOSS
 from trainer.errors import SettingsError
 from trainer.telemetry.events import Metrics
 
@@ -57,6 +58,8 @@ def direction(metric: str, mode: str, reported: Reported, setting: str) -> str:
     """`min` or `max` for a `pass/metric`, after checking that this pass reports it."""
     pass_name, _, name = metric.partition("/")
     if name not in reported.get(pass_name, {}):
+        if name == WEIGHTED_LOSS and "loss" in reported.get(pass_name, {}):
+            raise SettingsError(f"{setting} is {metric!r}, which needs weighed loss terms: set balance.kind, too")
         choices = "; ".join(f"{one}/ with {', '.join(names)}" for one, names in reported.items())
         raise SettingsError(f"{setting} is {metric!r}; it must be pass/metric out of: {choices}")
     return reported[pass_name][name] if mode == "auto" else mode

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from trainer.checkpoint import crash
-from trainer.checkpoint.restore import restore
+from trainer.checkpoint.restore import Restored, restore
 from trainer.engine.job import Job
 from trainer.errors import InfrastructureError, RunError
 from trainer.telemetry.events import Noted, Resumed, TimeAccounted
@@ -144,8 +144,14 @@ def roll_back(job: Job, bad_step: int) -> None:
     job.emit(Resumed, checkpoint=key, redone_steps=reached - job.cursor.step)
 
 
-def load_weights(job: Job, tensors: dict[str, Tensor] | None) -> None:
-    """The first rank's weights into the model of every rank (best weights before the final passes)."""
+def load_weights(job: Job, found: Restored | None) -> None:
+    """What the first rank found (best weights before the final passes) into the model of every rank.
+
+    Of weights with an average that is taken. The weights of the loss terms are those of that moment, too.
+    """
+    tensors = found.tensors.get("ema", found.tensors["model"]) if found else None
+    if job.balance and (balance := job.world.share(found.meta["balance"] if found else None)):
+        job.balance.load(balance)
     state = job.model.state_dict()
     for name, target in state.items():
         if tensors is not None:

@@ -11,6 +11,7 @@ from trainer.config.digest import digest, matters
 from trainer.config.lengths import steps_of, typical
 from trainer.engine.job import Job
 from trainer.engine.schedule import Schedule
+from trainer.engine.setup import declared_metrics
 from trainer.telemetry.events import RunStarted
 
 
@@ -33,7 +34,7 @@ def run_started(job: Job, run: str, attempt: str) -> RunStarted:
         num_epochs=settings.num_epochs,
         batch_size=batch_size(job),
         passes={a_pass.name: len(a_pass.data) for a_pass in job.passes},
-        metrics=dict(job.task.metrics),
+        metrics=declared_metrics(job.task, settings),
         best_metric=job.best.metric,
         config=settings.model_dump(mode="json"),
         config_digest=digest(matters(settings)),
@@ -45,9 +46,10 @@ def run_started(job: Job, run: str, attempt: str) -> RunStarted:
 
 def remarks(job: Job) -> list[str]:
     """What follows from settings and data together and a user should be told once; a task may have some of its own."""
-    schedule = job.schedule
-    own: list[str] = getattr(job.task, "remarks", [])
-    return [*own, schedule.remark] if isinstance(schedule, Schedule) and schedule.remark else own
+    found: list[str | None] = [*getattr(job.task, "remarks", [])]
+    found.append(job.schedule.remark if isinstance(job.schedule, Schedule) else None)
+    found.append(job.balance.remark(job.total_steps) if job.balance else None)
+    return [one for one in found if one]
 
 
 def batch_size(job: Job) -> int:

@@ -4,6 +4,7 @@ A pass changes no weight and no cursor, so an interrupted one simply starts agai
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,11 +14,12 @@ from trainer.checkpoint import crash
 from trainer.data.dataset import Batch, Indices, Ragged
 from trainer.data.plan import share
 from trainer.data.prefetch import Prefetcher
+from trainer.engine.balance import weighted_sum
 from trainer.engine.job import Job
 from trainer.engine.memory import peak_memory_bytes, reset_peak_memory
 from trainer.engine.rng import rekey
 from trainer.engine.source import to_device
-from trainer.engine.task import Pass, PassResult
+from trainer.engine.task import WEIGHTED_LOSS, Pass, PassResult, Placed
 from trainer.telemetry.events import PassStarted
 
 _AGREE_EVERY = 8
@@ -35,12 +37,19 @@ def run_pass(job: Job, a_pass: Pass) -> tuple[PassResult, float, int | None] | N
     try:
         with job.clock.during("evaluation"), torch.no_grad():
             sums = sum_over(job, a_pass)
-            result = None if sums is None else job.task.summarize(a_pass.name, sums)
+            result = None if sums is None else weighed(job, a_pass, job.task.summarize(a_pass.name, sums))
     finally:
         job.model.train(was_training)
     if result is None:
         return None
     return result, job.clock.seconds["evaluation"] - before, peak_memory_bytes(job.world.device)
+
+
+def weighed(job: Job, a_pass: Pass, result: PassResult) -> PassResult:
+    """With the loss as it is weighed at this moment, where the terms are balanced."""
+    if job.balance is None or a_pass.metrics:
+        return result
+    return replace(result, metrics=result.metrics | {WEIGHTED_LOSS: weighted_sum(result.terms, job.balance.weights)})
 
 
 def sum_over(job: Job, a_pass: Pass) -> dict[str, Tensor] | None:
@@ -52,9 +61,8 @@ def sum_over(job: Job, a_pass: Pass) -> dict[str, Tensor] | None:
         for number, (weight, batch) in enumerate(batches):
             with job.precision.autocast():
                 sums = evaluate(job.model, to_device(batch, job.world.device))
-            for name, value in sums.items():
-                part = value.detach() if weight == 1.0 else torch.zeros_like(value)
-                totals[name] = totals[name] + part if name in totals else part
+            for name, part in sums.items():
+                add(totals, name, part, weight)
             job.watchdog.beat()
             crash.point("mid_pass")
             # Loaders from outside may give ranks unequal numbers of batches: no reductions among those.
@@ -63,6 +71,18 @@ def sum_over(job: Job, a_pass: Pass) -> dict[str, Tensor] | None:
     finally:
         batches.close()
     return reduce_sums(job, totals)
+
+
+def add(totals: dict[str, Tensor], name: str, part: Tensor | Placed, weight: float) -> None:
+    """Add a batch's part to a sum in place; one of weight 0 only gives the sum its shape."""
+    values = (part.values if isinstance(part, Placed) else part).detach()
+    if name not in totals:
+        shape = (part.size, *values.shape[1:]) if isinstance(part, Placed) else values.shape
+        totals[name] = values.new_zeros(shape)
+    if weight and isinstance(part, Placed):
+        totals[name].index_add_(0, part.index, values)
+    elif weight:
+        totals[name] += values
 
 
 def rank_batches(job: Job, a_pass: Pass) -> Iterator[tuple[float, Batch]]:

@@ -29,7 +29,7 @@ from trainer.engine.profile import end_profile, profile_step
 from trainer.engine.source import StepBatch
 from trainer.engine.step import Mailbox, Verdict, train_step, warm_up
 from trainer.errors import RunError, SupersededError
-from trainer.telemetry.events import NonFinite, Noted, Stopping
+from trainer.telemetry.events import Balanced, NonFinite, Noted, Stopping
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def heed(job: Job, verdict: Verdict | None) -> None:
 
 
 def finish_step(job: Job, mailbox: Mailbox, batch: StepBatch) -> None:
-    """What may be due after a step: log point, checkpoint, passes, stop."""
+    """What may be due after a step: new weights of loss terms, log point, checkpoint, passes, stop."""
     if job.rolled_back:
         return
     step = job.cursor.step
@@ -144,6 +144,8 @@ def finish_step(job: Job, mailbox: Mailbox, batch: StepBatch) -> None:
     # Nothing may be kept or judged before the last verdict is in.
     if is_boundary:
         heed(job, mailbox.collect())
+    if job.balance and job.balance.is_due(step) and step - 1 not in job.cursor.left_out:
+        job.emit(Balanced, weights=dict(job.balance.weights), norms=dict(job.balance.norms))
     if job.moments.log.due(step) or batch.ends_epoch or job.is_done or job.stopping:
         log_point(job, job.taken_sample_ids(), batch.ends_epoch)
     if job.publisher:

@@ -13,7 +13,7 @@ from trainer.checkpoint.run import Run
 from trainer.config.expressions import Curve, Trigger
 from trainer.config.lengths import PerEpoch, in_steps
 from trainer.config.settings import CommonSettings
-from trainer.engine.balance import Balance, build_balance
+from trainer.engine.balance import Balance, balance_moments, build_balance
 from trainer.engine.best import Best, EarlyStop, Reported, build_best, direction
 from trainer.engine.clock import Clock
 from trainer.engine.ema import Ema
@@ -27,7 +27,7 @@ from trainer.engine.rng import rekey
 from trainer.engine.schedule import Schedule
 from trainer.engine.source import PlannedSource, Source
 from trainer.engine.stop import StopRequests
-from trainer.engine.task import Pass, Task
+from trainer.engine.task import WEIGHTED_LOSS, Pass, Task
 from trainer.engine.watchdog import Watchdog
 from trainer.engine.world import World
 from trainer.engine.wrap import wrap
@@ -81,7 +81,7 @@ def assemble(
     per_epoch = parts.source.steps_per_epoch(settings.num_epochs, settings.max_steps)
     total = run_length(settings, per_epoch)
     passes = list(task.passes())
-    reported = reported_metrics(task, passes)
+    reported = reported_metrics(task, settings, passes)
     best = build_best(settings.best, task.best_metric, reported)
     stop_metric = settings.early_stop.metric or best.metric
     stop_mode = direction(stop_metric, settings.early_stop.mode, reported, "early_stop.metric")
@@ -125,7 +125,7 @@ def balance_of(task: Task, settings: CommonSettings, parts: Parts, total: int, p
     """The weights of the loss terms, if they are to be weighed; a model from outside has one term."""
     if settings.balance.kind == "none":
         return None
-    moments = Trigger.parse(settings.balance.every).resolve(total, per_epoch)
+    moments = balance_moments(settings.balance, total, per_epoch)
     counts = {} if parts.module else task.counts(np.arange(len(task.train_data()), dtype=np.int64), 0)
     balance = build_balance(settings.balance, task, parts.model, counts, moments)
     if balance.trunk and settings.precision.compile:
@@ -134,9 +134,15 @@ def balance_of(task: Task, settings: CommonSettings, parts: Parts, total: int, p
     return balance
 
 
-def reported_metrics(task: Task, passes: Sequence[Pass]) -> Reported:
-    """The metrics of every pass: those that it names, else all of the task."""
-    return {one.name: {name: task.metrics[name] for name in one.metrics or task.metrics} for one in passes}
+def declared_metrics(task: Task, settings: CommonSettings) -> dict[str, str]:
+    """The closed set of the run: that of the task, and the weighed loss of passes where terms are weighed."""
+    return {**task.metrics} | ({} if settings.balance.kind == "none" else {WEIGHTED_LOSS: "min"})
+
+
+def reported_metrics(task: Task, settings: CommonSettings, passes: Sequence[Pass]) -> Reported:
+    """The metrics of every pass: those that it names, else all of them."""
+    declared = declared_metrics(task, settings)
+    return {one.name: {name: declared[name] for name in one.metrics or declared} for one in passes}
 
 
 def run_length(settings: CommonSettings, steps_per_epoch: PerEpoch) -> int:
@@ -148,7 +154,7 @@ def run_length(settings: CommonSettings, steps_per_epoch: PerEpoch) -> int:
 def build_schedule(task: Task, settings: CommonSettings, steps_per_epoch: PerEpoch) -> Schedule:
     """The schedule of the settings, watching its metric if it is a plateau."""
     metric = settings.schedule.metric or task.best_metric
-    mode = direction(metric, "auto", reported_metrics(task, task.passes()), "schedule.metric")
+    mode = direction(metric, "auto", reported_metrics(task, settings, task.passes()), "schedule.metric")
     return Schedule(settings.schedule, run_length(settings, steps_per_epoch), steps_per_epoch, metric, mode)
 
 

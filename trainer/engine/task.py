@@ -32,6 +32,24 @@ class Loss:
 
 
 @dataclass(frozen=True)
+class Placed:
+    """A batch's part of a sum `[size, ...]` that is zero but for the rows `index`: a table with a row for each sample.
+
+    Only these rows are handed over, so that a batch costs as much in a long pass as in a short one.
+    """
+
+    values: Tensor
+    """`[b, ...]`"""
+    index: Tensor
+    """int64 `[b]`, below `size`."""
+    size: int
+
+
+Sums = Mapping[str, Tensor | Placed]
+"""What a batch of a pass gives, by name."""
+
+
+@dataclass(frozen=True)
 class Pass:
     """One kind of evaluation: a name, a data set, when it is due, and an optional change of its batches."""
 
@@ -40,7 +58,7 @@ class Pass:
     trigger: str = "every 1 epochs and end"
     batch_size: int = 64
     transform: Callable[[Batch], Batch] | None = None
-    evaluate: Callable[[nn.Module, Batch], dict[str, Tensor]] | None = None
+    evaluate: Callable[[nn.Module, Batch], Sums] | None = None
     """Sums of a batch where they are made otherwise than by the task's `evaluate`."""
     metrics: Sequence[str] = ()
     """What it reports of the task's metrics; empty: all of them."""
@@ -57,6 +75,13 @@ class PassResult:
     """Kept of passes that brought a new best, and of the final ones."""
     always: dict[str, Any] = field(default_factory=dict)
     """The little that is kept of every other pass, to show how it changed over the run."""
+    terms: Metrics = field(default_factory=dict)
+    """Mean of each term of the loss (None without a sample), for a task that has several: where they are weighed, the
+    engine adds `WEIGHTED_LOSS` to the metrics."""
+
+
+WEIGHTED_LOSS = "weighted_loss"
+"""Metric of a pass that names none: the sum of its terms, each with the weight of that moment."""
 
 
 class Task(Protocol):
@@ -65,7 +90,8 @@ class Task(Protocol):
     name: str
     model_name: str
     metrics: Mapping[str, str]
-    """Every name this task reports in steps or passes, with `min` or `max` as the better direction."""
+    """Every name this task reports in steps or passes, with `min` or `max` as the better direction; the engine may add
+    `WEIGHTED_LOSS`."""
     best_metric: str
     """`pass/metric` that chooses the best checkpoint by default."""
 
@@ -96,8 +122,8 @@ class Task(Protocol):
         """Forward pass of one training micro-batch."""
         ...
 
-    def evaluate(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Sums over one evaluation batch; every tensor keeps its shape over the pass, the engine adds them up."""
+    def evaluate(self, model: nn.Module, batch: Batch) -> Sums:
+        """Sums over one evaluation batch; every one keeps its shape over the pass, the engine adds them up."""
         ...
 
     def summarize(self, name: str, sums: dict[str, Tensor]) -> PassResult:

@@ -1,8 +1,8 @@
 """What a run will do and when, before its first step: the same expressions that the loop asks, all resolved at once.
 
 A line is something that happens after a step. The ledger of the run says the same later: `PassDone` for a pass, a
-taken checkpoint for a checkpoint (a new best adds further ones), `StepDone.learning_rate` and `.curves` of the step
-that follows for the values. An early stop cuts the timeline short.
+taken checkpoint for a checkpoint (a new best adds further ones), `Balanced` for new weights of the loss terms,
+`StepDone.learning_rate` and `.curves` of the step that follows for the values. An early stop cuts the timeline short.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,6 +13,7 @@ from trainer.config.expressions import Course
 from trainer.config.lengths import PerEpoch, in_epochs
 from trainer.config.settings import CommonSettings
 from trainer.data.plan import steps_per_epoch
+from trainer.engine.balance import balance_moments
 from trainer.engine.optim import base_rate
 from trainer.engine.schedule import Schedule
 from trainer.engine.setup import build_schedule, resolve_moments, run_length
@@ -42,7 +43,10 @@ class Timeline:
 
 
 def timeline(task: Task, settings: CommonSettings) -> Timeline:
-    """All passes, checkpoints, milestones and knots of curves of a run in order. Raises SettingsError."""
+    """All passes, checkpoints, milestones, measurements of the balance and knots of curves of a run in order.
+
+    Raises SettingsError.
+    """
     per_epoch = steps_per_epoch(task.plan(), settings.num_epochs, settings.max_steps)
     total = run_length(settings, per_epoch)
     schedule = build_schedule(task, settings, per_epoch)
@@ -77,6 +81,8 @@ def events(
     checkpoints = {*moments.checkpoint.firings(total), *moments.milestone.firings(total), total}
     yield from ((step, "checkpoint") for step in sorted(checkpoints))
     yield from ((step, "milestone") for step in moments.milestone.firings(total))
+    balance = balance_moments(settings.balance, total, per_epoch)
+    yield from ((step, "balance") for step in balance.firings(total))
     yield from ((step, "learning rate") for step in schedule.knots)
     for name, curve in curves.items():
         yield from ((step, f"curve {name}") for step in curve.knots if step <= total)

@@ -112,6 +112,15 @@ class StepDone(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Balanced(Event):
+    """The loss terms were measured in this step, and weighed anew for the steps after it."""
+
+    weights: dict[str, float]
+    norms: dict[str, float] = field(default_factory=dict)
+    """Of the gradients of the terms at the shared trunk, as running means; empty for a rule that needs none."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EpochDone(Event):
     """One walk over the training set ended; means over the whole epoch (this attempt's part of it).
 

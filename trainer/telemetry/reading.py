@@ -29,7 +29,7 @@ __all__ = [
 
 Record = dict[str, Any]
 
-SUPERSEDED_EVENTS = frozenset({"StepDone", "EpochDone", "PassStarted", "PassDone", "Warned"})
+SUPERSEDED_EVENTS = frozenset({"StepDone", "Balanced", "EpochDone", "PassStarted", "PassDone", "Warned"})
 """What an attempt says of its steps; facts such as publishes, ends and non-finite losses stay true."""
 NUM_READERS = 8
 """Segments read at once: a day of training leaves 1,440, and one request to an object store takes 20-100 ms."""

@@ -44,6 +44,7 @@ def dashboard() -> Dashboard:
         rows=[
             Row("Is it alive?", alive()),
             Row("Does it learn?", learning()),
+            Row("How do the terms of its loss weigh?", terms()),
             Row("Where does the time go?", time()),
             Row("What would a kill cost now?", checkpoints()),
             Row("What do its pods do?", pods()),
@@ -154,6 +155,21 @@ def learning() -> list[Panel]:
         table("Results", "Of the last passes, with the best weights, once the training is over.",
               {"value": Query(RUN.last("result", "pass, name"))}, width=8, height=7, unit="short",
               no_value="not over yet"),
+    ]  # fmt: skip
+
+
+def terms() -> list[Panel]:
+    """What the terms of a loss with several come to, how they are weighed, and how they pull at what they share."""
+    one = "the loss has one term"
+    return [
+        lines("Loss of each term", "Of training, before it is weighed: mean since the last log point.",
+              Query(RUN.now("term_loss", "term"), "{{term}}"), height=6, no_value=one),
+        lines("Weight of each term", "What it is multiplied by, where `balance.kind` weighs the terms. A weight at "
+              "`balance.floor` is of a term that is solved, or whose loss has by far the largest scale.",
+              Query(RUN.now("term_weight", "term"), "{{term}}"), height=6, no_value="not balanced"),
+        lines("Gradient norm of each term", "At the parameters that all terms share: running mean of what `gradnorm` "
+              "measured. Times the weight it is how strongly a term pulls there.",
+              Query(RUN.now("term_grad_norm", "term"), "{{term}}"), height=6, no_value="not measured"),
     ]  # fmt: skip
 
 

@@ -1,9 +1,9 @@
 """Metrics of a pass: what every row came to is collected in a table, everything else is read off it.
 
-The sums of a batch are a table `[columns, n]` that is zero except at the batch's rows, so that adding the tables of
-all batches and ranks gives each row's own column, whatever the batch size and the number of processes. Labels are
-known beforehand. Unless a name says otherwise an answer is the best class of a level on its own; `decoded` ones follow
-`decode.rule`. K levels from fine to coarse, n rows of the pass, -1 unknown.
+A batch gives its rows of the pass's table `[n, columns]`, so that all batches and ranks together give every row,
+whatever the batch size and the number of processes. Labels are known beforehand. Unless a name says otherwise an answer
+is the best class of a level on its own; `decoded` ones follow `decode.rule`. K levels from fine to coarse, n rows of
+the pass, -1 unknown.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from trainer.config.hierarchy import HierarchyDecode
 from trainer.data.dataset import Batch
+from trainer.engine.task import Placed
 from trainer.tasks.classification import confusion_matrix, macro_f1, reliability, sparse
 from trainer.tasks.hierarchy.criteria import Criterion
 from trainer.tasks.hierarchy.decode import decode
@@ -35,33 +36,32 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 
-def batch_table(
+def batch_rows(
     log_p: Sequence[Tensor],
     batch: Batch,
     tree: Tree,
     settings: HierarchyDecode,
     criteria: Sequence[tuple[Criterion, Tensor | None]],
     size: int,
-) -> Tensor:
-    """The rows of a batch as a table float32 `[K * COLUMNS + blocks, size]`; `batch["index"]` says where each belongs.
+) -> Placed:
+    """The rows of a batch, each at its `batch["index"]` in the table float32 `[size, K * COLUMNS + blocks]`.
 
-    The last rows are the validity of each block as the model saw it.
+    The last columns are the validity of each block as the model saw it.
     """
-    targets, decoded, rows = Targets(batch["labels"]), decode(log_p, tree, settings), []
+    targets, decoded, columns = Targets(batch["labels"]), decode(log_p, tree, settings), []
     for level, (own, (criterion, weights)) in enumerate(zip(log_p, criteria, strict=True)):
         confidence, answer = own.max(1)
         label = targets.labels[:, level].clamp(min=0)
         above = (own > own.gather(1, label[:, None])).sum(1)
-        rows += [
+        columns += [
             level_loss(own, targets, level, criterion, weights),
             answer,
             decoded[:, level],
             confidence.exp(),
             above,
         ]
-    stacked = torch.stack([row.float() for row in [*rows, *batch["valid"].unbind(1)]])
-    table = torch.zeros(len(stacked), size, device=stacked.device)
-    return table.index_copy_(1, batch["index"], stacked)
+    stacked = torch.stack([column.float() for column in [*columns, *batch["valid"].unbind(1)]], dim=1)
+    return Placed(stacked, batch["index"], size)
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class LevelRows:
 
 def read_table(table: Tensor, known: Known) -> tuple[list[LevelRows], Floats]:
     """The levels, and the validity of the blocks `[blocks, n]`, out of a table."""
-    values = table[:, : len(known.labels)].double().cpu().numpy()
+    values = table[: len(known.labels)].double().cpu().numpy().T
     levels = []
     for level in range(known.labels.shape[1]):
         loss, answer, decoded, confidence, rank = values[level * len(COLUMNS) : (level + 1) * len(COLUMNS)]

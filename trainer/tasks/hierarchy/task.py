@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from trainer.config.hierarchy import HierarchySettings
 from trainer.data.dataset import Batch, Indices
 from trainer.data.plan import Plan
-from trainer.engine.task import Loss, Pass, PassResult
+from trainer.engine.task import Loss, Pass, PassResult, Sums
 from trainer.errors import SettingsError
 from trainer.tasks.hierarchy import metrics
 from trainer.tasks.hierarchy.blocks import BlockSet
@@ -135,16 +135,18 @@ class HierarchyTask:
         logits = model(batch["features"], batch["blocks"], batch["valid"])
         return log_probabilities(self.settings.model.heads, logits)
 
-    def evaluate(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def evaluate(self, model: nn.Module, batch: Batch) -> Sums:
         """The batch's rows of the pass's table."""
         weights = self.class_weights if self.settings.loss.weigh_passes else [None] * len(self.tree.levels)
         criteria = [(cross_entropy, one) for one in weights]
         log_p = self._log_p(model, batch)
-        return {"table": metrics.batch_table(log_p, batch, self.tree, self.settings.decode, criteria, self.table_size)}
+        return {"table": metrics.batch_rows(log_p, batch, self.tree, self.settings.decode, criteria, self.table_size)}
 
     def summarize(self, name: str, sums: dict[str, Tensor]) -> PassResult:
-        """Metrics and detail of a pass out of its table."""
-        return PassResult(*metrics.summarize_table(sums["table"], self._known["test" if name == "test" else "val"]))
+        """Metrics and detail of a pass out of its table; the terms are the losses of the levels."""
+        known = self._known["test" if name == "test" else "val"]
+        found, detail = metrics.summarize_table(sums["table"], known)
+        return PassResult(found, detail, terms={level: found[f"{level}/loss"] for level in self.tree.levels})
 
     @cached_property
     def _known(self) -> dict[str, metrics.Known]:

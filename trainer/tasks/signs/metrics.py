@@ -1,7 +1,7 @@
 """Metrics of a pass: what every recording came to is collected as one row, everything else is read off the rows.
 
-The sums of a batch are a table `[COLUMNS, size]` that is zero except at the batch's positions, so that adding the
-tables of all batches and ranks gives each recording's row, whatever the batch size and the number of processes.
+A batch gives its rows of the pass's table `[size, COLUMNS]`, so that all batches and ranks together give each
+recording's row, whatever the batch size and the number of processes.
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainer.data.dataset import Batch
+from trainer.engine.task import Placed
 from trainer.tasks.classification import confusion_matrix, macro_f1, reliability, sparse
 from trainer.telemetry.events import Metrics
 
@@ -28,13 +29,13 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-def batch_table(logits: Tensor, batch: Batch, hands: tuple[int, ...], size: int) -> Tensor:
-    """The rows of a batch as a table float32 `[COLUMNS, size]`; `batch["index"]` says where each belongs."""
+def batch_rows(logits: Tensor, batch: Batch, hands: tuple[int, ...], size: int) -> Placed:
+    """The rows of a batch in the table float32 `[size, COLUMNS]`; `batch["index"]` says where each belongs."""
     logits, label = logits.float(), batch["label"]
     probabilities = logits.softmax(1)
     confidence, prediction = probabilities.max(1)
     best = logits.topk(min(_TOP, logits.shape[1]), 1).indices
-    rows = torch.stack(
+    columns = torch.stack(
         [
             functional.cross_entropy(logits, label, reduction="none"),
             (prediction == label).float(),
@@ -42,10 +43,10 @@ def batch_table(logits: Tensor, batch: Batch, hands: tuple[int, ...], size: int)
             prediction.float(),
             confidence,
             missing_share(batch["present"], hands),
-        ]
+        ],
+        dim=1,
     )
-    table = torch.zeros(len(COLUMNS), size, device=logits.device)
-    return table.index_copy_(1, batch["index"], rows)
+    return Placed(columns, batch["index"], size)
 
 
 def missing_share(present: Tensor, hands: tuple[int, ...]) -> Tensor:
@@ -71,7 +72,7 @@ class Known:
 def summarize_table(table: Tensor, known: Known) -> tuple[Metrics, dict[str, Any]]:
     """Metrics and detail of a pass out of its table (float64)."""
     size = len(known.label)
-    rows = dict(zip(COLUMNS, table[:, :size].double().cpu().numpy(), strict=True))
+    rows = dict(zip(COLUMNS, table[:size].double().cpu().numpy().T, strict=True))
     prediction = rows["prediction"].round().astype(np.int64)
     confusion = confusion_matrix(known.label, prediction, len(known.classes))
     calibration, error = reliability(rows["confidence"], rows["top1"])

@@ -16,7 +16,7 @@ from torch.nn import functional
 from trainer.config.signs import SignsSettings
 from trainer.data.dataset import Batch, Indices
 from trainer.data.plan import FixedPlan, Plan
-from trainer.engine.task import Loss, Pass, PassResult
+from trainer.engine.task import Loss, Pass, PassResult, Sums
 from trainer.errors import DataError
 from trainer.tasks.signs import metrics, weights
 from trainer.tasks.signs.balance import EvenPlan, inverse_frequency
@@ -126,10 +126,10 @@ class SignsTask:
         each = functional.cross_entropy(logits, label, reduction="none", label_smoothing=smoothing)
         return each if weight is None else each * weight
 
-    def evaluate(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def evaluate(self, model: nn.Module, batch: Batch) -> Sums:
         """The batch's rows of the pass's table."""
         logits = model(batch["keypoints"], batch["present"])
-        return {"table": metrics.batch_table(logits, batch, self.source.schema.hands, self.table_size)}
+        return {"table": metrics.batch_rows(logits, batch, self.source.schema.hands, self.table_size)}
 
     def summarize(self, name: str, sums: dict[str, Tensor]) -> PassResult:
         """Metrics and detail of a pass out of its table."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from trainer.engine.task import Placed
 from trainer.tasks.translation.decode import Hypothesis
 from trainer.tasks.translation.model import TranslationModel
 from trainer.tasks.translation.vocabulary import BOS, PAD
@@ -43,16 +44,16 @@ def pictures(
     index: Sequence[int],
     outputs: Sequence[Hypothesis],
     shape: tuple[int, int, int],
-) -> Tensor:
-    """The weights of the first `shape[0]` sentences of a pass, each at its place, zeros elsewhere (`[n, t, s]`).
+) -> Placed:
+    """The weights of those among the first `shape[0]` sentences of a pass that a batch holds, each at its place.
 
-    `index` are the places of the rows of `source_ids` in the pass, so batches and ranks can be added up.
+    `index` are the places of the rows of `source_ids` in the pass; the whole has the shape `[n, t, s]`.
     """
-    table = torch.zeros(shape)
-    for row, place in enumerate(index):
-        if place < len(table):
-            length = int((source_ids[row] != PAD).sum())
-            decoder_ids = torch.tensor([[BOS, *outputs[row].tokens]], device=source_ids.device)
-            (weights,) = cross_attention(model, source_ids[row : row + 1, :length], decoder_ids)
-            table[place, : weights.shape[0], :length] = weights
-    return table
+    rows = [row for row, place in enumerate(index) if place < shape[0]]
+    table = torch.zeros(len(rows), *shape[1:])
+    for number, row in enumerate(rows):
+        length = int((source_ids[row] != PAD).sum())
+        decoder_ids = torch.tensor([[BOS, *outputs[row].tokens]], device=source_ids.device)
+        (weights,) = cross_attention(model, source_ids[row : row + 1, :length], decoder_ids)
+        table[number, : weights.shape[0], :length] = weights
+    return Placed(table, torch.tensor([index[row] for row in rows], dtype=torch.int64), shape[0])

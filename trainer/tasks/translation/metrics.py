@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainer.engine.task import Placed
 from trainer.tasks.translation.decode import Hypothesis
 from trainer.tasks.translation.loss import TokenSums
 from trainer.tasks.translation.text_scores import COLUMNS, TextScores, length_ratio
@@ -77,24 +78,24 @@ class TranslatedPass:
     def __init__(self, pairs: Sequence[Pair], tokenizer: Tokenizer, max_len: int, scores: TextScores) -> None:
         """`tokenizer` is the target's, `max_len` the most tokens that are written."""
         self._pairs, self._tokenizer, self._scores = pairs, tokenizer, scores
-        self._kept = torch.Size((min(NUM_KEPT, len(pairs)), max_len))
+        self._num_kept, self._max_len = min(NUM_KEPT, len(pairs)), max_len
 
-    def sums(self, index: Sequence[int], outputs: Sequence[Hypothesis], seconds: float) -> dict[str, Tensor]:
+    def sums(self, index: Sequence[int], outputs: Sequence[Hypothesis], seconds: float) -> dict[str, Tensor | Placed]:
         """Sums of the sentences at `index`, which took `seconds` to decode."""
         pairs = [self._pairs[place] for place in index]
         texts = [self._tokenizer.decode(one.tokens) for one in outputs]
         grams = np.zeros((len(BUCKETS) + 1, COLUMNS), np.int64)
         buckets = np.searchsorted(BUCKETS, [pair.source_len for pair in pairs])
         np.add.at(grams, buckets, self._scores.counts(texts, [pair.reference for pair in pairs]))
-        kept = torch.zeros(self._kept, dtype=torch.int64)
-        for place, one in zip(index, outputs, strict=True):
-            if place < len(kept):
-                kept[place, : len(one.tokens)] = torch.tensor(one.tokens, dtype=torch.int64)
+        near = [(place, one.tokens) for place, one in zip(index, outputs, strict=True) if place < self._num_kept]
+        kept = torch.zeros(len(near), self._max_len, dtype=torch.int64)
+        for row, (_, tokens) in zip(kept, near, strict=True):
+            row[: len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
         counters = np.sum([_counters(*row) for row in zip(pairs, texts, outputs, strict=True)], axis=0)
         return {
             "grams": torch.from_numpy(grams),
             "counters": torch.from_numpy(counters),
-            "kept": kept,
+            "kept": Placed(kept, torch.tensor([place for place, _ in near], dtype=torch.int64), self._num_kept),
             "seconds": torch.tensor(seconds, dtype=torch.float64),
         }
 

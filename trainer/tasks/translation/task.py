@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from trainer.config.translation import TranslationSettings
 from trainer.data.dataset import Batch, Indices
 from trainer.data.plan import Plan
-from trainer.engine.task import Loss, Pass, PassResult
+from trainer.engine.task import Loss, Pass, PassResult, Sums
 from trainer.tasks.translation.attention import pictures
 from trainer.tasks.translation.batching import fill_of
 from trainer.tasks.translation.corpus import Corpus, open_corpus
@@ -150,7 +150,7 @@ class TranslationTask:
         loss = self.settings.loss
         return token_sums(logits, batch["labels"], smoothing=loss.label_smoothing, mass=loss.smoothing_mass, pad=PAD)
 
-    def _translate(self, name: str, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def _translate(self, name: str, model: nn.Module, batch: Batch) -> Sums:
         """Sums of a batch that is decoded in pass `name`."""
         assert isinstance(model, TranslationModel)
         tokenizers = self.corpus.tokenizers

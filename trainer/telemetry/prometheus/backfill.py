@@ -21,7 +21,16 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics.exposition import generate_latest
 
 from trainer.telemetry import events
-from trainer.telemetry.events import TIME_KINDS, AttemptEnded, Event, PassDone, PassStarted, StepDone, TimeAccounted
+from trainer.telemetry.events import (
+    TIME_KINDS,
+    AttemptEnded,
+    Balanced,
+    Event,
+    PassDone,
+    PassStarted,
+    StepDone,
+    TimeAccounted,
+)
 from trainer.telemetry.prometheus.info import set_info
 from trainer.telemetry.prometheus.listener import MetricsListener
 from trainer.telemetry.prometheus.live import Live, Sources, WallClock
@@ -32,7 +41,7 @@ from trainer.telemetry.trace import Trace
 
 EVERY_SECONDS = 60.0
 """Between two samples of what does not change; Prometheus takes a series for gone after five minutes."""
-QUIET = (StepDone, TimeAccounted, PassStarted)
+QUIET = (StepDone, Balanced, TimeAccounted, PassStarted)
 """Events that come too often to give each a sample of every series."""
 NOT_RECORDED = "trainer_host_memory_resident_bytes"
 """It would be the memory of the process that reads the ledger."""

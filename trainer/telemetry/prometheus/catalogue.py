@@ -17,7 +17,7 @@ RUN = "run"
 """The label that every series carries: the name of the run, so that pods and attempts of it can be brought together."""
 
 DECLARED: tuple[str, ...] = ()
-"""In place of a label's values: a closed set that the task declares (its passes, `train`, the names of its metrics)."""
+"""In place of a label's values: a closed set of the task (passes, `train`, names of metrics, terms of the loss)."""
 FACT: tuple[str, ...] = ()
 """In place of a label's values: one value for the whole attempt."""
 
@@ -131,6 +131,11 @@ FAMILIES: tuple[Family, ...] = (
            pass_=DECLARED, name=DECLARED),
     _gauge("result", "Metrics of the last passes, with the best weights, once the training is over.",
            pass_=DECLARED, name=DECLARED),
+    _gauge("term_loss", "Each term of the training loss before it is weighed, mean since the last log point; no series "
+           "for a loss of one term.", term=DECLARED),
+    _gauge("term_weight", "Weight of each term of the loss, where they are balanced.", term=DECLARED),
+    _gauge("term_grad_norm", "Gradient norm of each term at what all share, running mean of what the balance measured.",
+           term=DECLARED),
     _gauge("learning_rate", "Learning rate of the last step."),
     _gauge("grad_norm", "Gradient norm before clipping, of the last step of a log point."),
     _gauge("clipped_ratio", "Part of the steps since the last log point whose gradient was clipped."),

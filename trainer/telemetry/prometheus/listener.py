@@ -1,8 +1,8 @@
 """From events to metrics, on the first rank.
 
 A resumed attempt begins with what the run knew: its account, its best value, the newest pass of each kind that counts.
-Names of passes, metrics and warnings come from closed sets that the task declares; anything else is left out, so that
-the number of series is bounded whatever happens.
+Names of passes, metrics and warnings come from closed sets that the task declares, terms of the loss are the first few
+that it has; anything else is left out, so that the number of series is bounded whatever happens.
 """
 
 from collections import deque
@@ -41,6 +41,8 @@ TRAIN = "train"
 """The label `pass` of training itself."""
 MAX_METRICS = 100
 """Names that a task may bring: one for each signer of a large corpus would be too many series."""
+MAX_TERMS = 20
+"""Terms of a loss, with three series each."""
 NUM_SAVES = 20
 """Checkpoints that `grace_needed_seconds` looks back at."""
 
@@ -161,6 +163,7 @@ class MetricsListener:
         values.add("samples_total", round(event.samples_per_second * event.seconds), TRAIN)
         values.set("loss", event.loss, TRAIN)
         self._set_named("metric", event.metrics, TRAIN)
+        self._set_terms(event)
         values.set("learning_rate", event.learning_rate)
         values.set("clipped_ratio", event.clipped_share)
         if num_steps:
@@ -206,6 +209,15 @@ class MetricsListener:
             label = self._metrics.get(name)
             if label is not None:
                 self._values.set(family, value, *labels, label)
+
+    def _set_terms(self, event: StepDone) -> None:
+        for term in islice(event.terms, MAX_TERMS):
+            label = label_value(term)
+            self._values.set("term_loss", event.terms[term], label)
+            if term in event.weights:
+                self._values.set("term_weight", event.weights[term], label)
+            if term in event.norms:
+                self._values.set("term_grad_norm", event.norms[term], label)
 
     def _taken(self, event: CheckpointTaken) -> None:
         values = self._values
