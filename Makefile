@@ -94,8 +94,8 @@ lock: venv  ## renew the locks: project, bench peers, image, S3 test server (ARG
 	  -o requirements.lock
 	@$(COMPILE) pyproject.toml --all-extras --group bench --group torch-needs --override $(VENV)/no-torch.txt \
 	  --constraint requirements.lock -o tests/bench/requirements.txt
-	@$(COMPILE) pyproject.toml --extra report --extra export --extra translation --override $(VENV)/no-torch.txt \
-	  --constraint requirements.lock -o image/requirements.lock
+	@$(COMPILE) pyproject.toml --extra report --extra export --extra translation --extra images \
+	  --override $(VENV)/no-torch.txt --constraint requirements.lock -o image/requirements.lock
 	@echo hatchling | $(COMPILE) - --constraint requirements.lock -o image/build.lock
 	@printf 'swift==2.38.3\nanycrc\n' | $(COMPILE) - -o tests/s3/requirements.txt
 

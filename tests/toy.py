@@ -3,8 +3,10 @@
 import os
 import signal
 import socket
+import threading
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +199,18 @@ class Attempt:
     def send(self, number: int, rank: int = 0) -> None:
         """Send a signal to one rank."""
         os.kill(self.pids[rank], number)
+
+
+def kill_later(attempt: Attempt, seconds: float, rank: int) -> threading.Timer:
+    """Kill one rank after a while, if it is still there."""
+
+    def kill() -> None:
+        with suppress(ProcessLookupError):
+            attempt.send(signal.SIGKILL, rank)
+
+    timer = threading.Timer(seconds, kill)
+    timer.start()
+    return timer
 
 
 class Pace:

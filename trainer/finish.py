@@ -19,6 +19,7 @@ from trainer.checkpoint.store import Store, chunks_of
 from trainer.engine.checkpoints import load_weights
 from trainer.engine.job import Job
 from trainer.engine.passes import final_passes
+from trainer.engine.task import caveat_of
 from trainer.errors import InfrastructureError, TrainerError
 from trainer.tasks.exporting import write_beside
 from trainer.tasks.registry import TASKS, load
@@ -45,7 +46,8 @@ def finish(job: Job, ledger: Ledger | None) -> tuple[dict[str, Metrics], Paths]:
         for step in steps:
             paths |= said_if_it_fails(job, step)
         record = {"step": job.cursor.step, "epoch": job.cursor.epoch, "best": job.best.state(), "paths": paths}
-        patient(job, lambda run: run.complete(record))
+        caveat = caveat_of(job.task)
+        patient(job, lambda run: run.complete(record | ({"caveat": caveat} if caveat else {})))
     crash.point("after_finish")
     return results, paths
 

@@ -25,7 +25,7 @@ from trainer.engine.describe import remarks, run_started
 from trainer.engine.fit import fit
 from trainer.engine.job import Job
 from trainer.engine.setup import Parts, assemble, build_parts
-from trainer.engine.task import Task
+from trainer.engine.task import Task, caveat_of
 from trainer.engine.world import World, join_world
 from trainer.errors import InfrastructureError, RunError, Stopped, SupersededError, TrainerError
 from trainer.finish import finish
@@ -50,6 +50,8 @@ class Finished:
     run: str
     results: dict[str, Metrics] = field(default_factory=dict)
     paths: dict[str, str] = field(default_factory=dict)
+    caveat: str = ""
+    """Why the results are no headline; empty if they may be one."""
 
 
 def train_settings(settings: CommonSettings) -> Finished:
@@ -118,7 +120,7 @@ def go_through(task: Task, settings: CommonSettings, attempt: Attempt, parts: Pa
     if outcome.code:
         raise _STOPS[outcome.code](outcome.reason)
     results, paths = finish(job, attempt.ledger)
-    return Finished(attempt.name, results, paths)
+    return Finished(attempt.name, results, paths, caveat_of(task))
 
 
 def introduce(job: Job, attempt: Attempt) -> None:
@@ -141,7 +143,7 @@ def complete_already(settings: CommonSettings, attempt: Attempt) -> Finished:
     record = get_json(attempt.run.store, attempt.run.key(COMPLETE_FILE)) or {}
     where = f"run {attempt.name} in {settings.run.store}"
     print(f"{where} is complete already; more num_epochs or max_steps go on with it")
-    return Finished(attempt.name, paths=record.get("paths", {}))
+    return Finished(attempt.name, paths=record.get("paths", {}), caveat=record.get("caveat", ""))
 
 
 def open_attempt(settings: CommonSettings, attempt: Attempt, model_name: str) -> None:

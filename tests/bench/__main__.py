@@ -6,7 +6,7 @@ import platform
 import sys
 
 USUAL = ("loop", "balance", "signs", "translation", "checkpoint", "s3", "startup", "metrics")
-ALL = (*USUAL, "scale", "dashboards")
+ALL = (*USUAL, "scale", "dashboards", "anuran")
 
 
 def main(names: list[str]) -> int:

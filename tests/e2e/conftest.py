@@ -4,17 +4,20 @@ E2E_IMAGE           the trainer's image on the nodes, signs-trainer:dev
 E2E_SHELL_IMAGE     one with a shell to look into volumes, local/busybox:1
 E2E_DISPOSABLE=1    the cluster may be touched outside the tests' own namespaces
 S3_ENDPOINT_URL, S3_ENDPOINT_URL_IN_CLUSTER, S3_BUCKET, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY
+PROMETHEUS_URL      a Prometheus of the cluster that takes monitors and rules of every namespace
 """
 
 import json
 import os
 import secrets
+import urllib.error
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.e2e.prometheus import Prometheus
 from tests.e2e.releases import TINY, Release, Values, image_values, merged, missing_command
 from trainer.checkpoint.store import Store
 from trainer.checkpoint.stores import open_store
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 SECRET = "s3-keys"
+MONITORING_API = "monitoring.coreos.com/v1"
 
 
 @pytest.fixture(scope="session")
@@ -139,6 +143,21 @@ def s3(request: pytest.FixtureRequest) -> Iterator[S3]:
     yield found
     store = found.store()
     store.delete([entry.key for entry in store.entries("")])
+
+
+@pytest.fixture(scope="session")
+def prometheus(cluster: "Kube") -> Prometheus:
+    """The cluster's own, with its operator."""
+    if "PROMETHEUS_URL" not in os.environ:
+        pytest.skip("PROMETHEUS_URL names no Prometheus of the cluster")
+    if not cluster.dynamic.resources.search(api_version=MONITORING_API, kind="PodMonitor"):
+        pytest.skip(f"the cluster has no {MONITORING_API}: no Prometheus operator")
+    found = Prometheus(os.environ["PROMETHEUS_URL"])
+    try:
+        found.api("status/buildinfo")
+    except urllib.error.URLError as error:
+        pytest.skip(f"no Prometheus at {found.url}: {error.reason}")
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -36,7 +36,7 @@ from trainer.checkpoint.store import Store
 from trainer.telemetry.reading import Record
 
 STEPS = 1500
-"""Of every run: long enough that each disturbance finds it in its middle (15 to 30 s on two idle cores)."""
+"""Of a run that much is done to: long enough that each disturbance finds it in its middle (15 to 30 s on two cores)."""
 PATIENCE = 420.0
 """Seconds for what takes 15 to 30 on two idle cores: a start, or the rest of a run."""
 LOOK_SECONDS = 0.25
@@ -228,18 +228,19 @@ class Trial:
         codes = dict.fromkeys(record["attempt"] for record in self.records())
         codes |= {one["attempt"]: one["code"] for one in self.records() if one["event"] == "AttemptEnded"}
         assert list(codes.values()) == expected, self.story()
-        assert digest(self.store, self.name) == desk, self.story()
+        steps = settings_of(self.release)["max_steps"]
+        assert digest(self.store, self.name, steps) == desk, self.story()
 
     def story(self) -> str:
         """For the text of a failure."""
         return f"attempts so far {self.attempts()}; {self.cluster.describe(self.release.namespace, self.job)}"
 
 
-def digest(store: Store, run: str) -> str:
+def digest(store: Store, run: str, steps: int) -> str:
     """SHA-256 over every tensor of a run's last checkpoint, weights and optimizer, by name."""
     found = load_checkpoint(store, run)
     assert found is not None, f"run {run} has no checkpoint in {store.url}"
-    assert found.step == STEPS, f"the last checkpoint of run {run} is that of step {found.step}, not {STEPS}"
+    assert found.step == steps, f"the last checkpoint of run {run} is that of step {found.step}, not {steps}"
     total = hashlib.sha256()
     for part, tensors in sorted(found.tensors.items()):
         for name, tensor in sorted(tensors.items()):
@@ -273,4 +274,4 @@ def _train_here(config: str, num_processes: int) -> str:
             cwd=folder, capture_output=True, text=True, timeout=PATIENCE, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-        return digest(FileStore(Path(folder)), "desk")
+        return digest(FileStore(Path(folder)), "desk", yaml.safe_load(config)["max_steps"])

@@ -1,37 +1,21 @@
 """The chart's own objects in a real Prometheus operator: targets, series to the very last, rules, alerts of a sick run.
 
-PROMETHEUS_URL      a Prometheus of the cluster that takes monitors and rules of every namespace
-
 A job is made without pods first and let go once Prometheus has the monitor: a run of seconds would else be over before
 the operator has told Prometheus of it.
 """
-
-import json
-import os
-import threading
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable
-from urllib.parse import urlencode
 
 import pytest
 import yaml
 
 from charts.tools.values_docs import CHART
+from tests.e2e.prometheus import POD_MONITOR, WAITING, of
 from tests.e2e.releases import Release, Values
 
-API = "monitoring.coreos.com/v1"
 RULES = yaml.safe_load((CHART / "files/alerts/trainer.rules.yaml").read_text("utf-8"))
-PATIENCE = 300.0
-"""Seconds for operator, kubelet and reloader to bring a monitor to Prometheus (up to 90 on an idle cluster)."""
-LOOK_SECONDS = 1.0
-WAITING: Values = {"runPolicy": {"suspend": True}}
 SEEN: Values = {
     "monitoring": {"intervalSeconds": 5},
     "config": {"telemetry": {"prometheus": {"linger_seconds": 60}}},  # the other tests' runs do not wait
 }
-POD_MONITOR: Values = {"monitoring": {"podMonitor": {"enabled": True}}}
 SERVICE_MONITOR: Values = {"monitoring": {"serviceMonitor": {"enabled": True}}}
 ELASTIC: Values = {"elastic": {"enabled": True}, "worker": {"replicas": 2}}
 LONGER: Values = {
@@ -45,60 +29,6 @@ RUNS: dict[str, tuple[Values, ...]] = {
     "served": (SERVICE_MONITOR, ELASTIC, LONGER),
     "sick": (POD_MONITOR, DIVERGING),
 }
-
-
-class Prometheus:
-    """The cluster's own."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-
-    def api(self, path: str, **parameters: str):
-        query = f"?{urlencode(parameters)}" if parameters else ""
-        with urllib.request.urlopen(f"{self.url}/api/v1/{path}{query}", timeout=30) as answer:
-            return json.load(answer)["data"]
-
-    def ask(self, expression: str) -> list[tuple[dict[str, str], float]]:
-        """Labels and value of every series."""
-        return [(one["metric"], float(one["value"][1])) for one in self.api("query", query=expression)["result"]]
-
-    def wait_for(self, look: Callable[[], object], what: str, seconds: float = PATIENCE):
-        """What `look` answers once that is true; Prometheus cannot be watched."""
-        end, never = time.monotonic() + seconds, threading.Event()
-        while not (answer := look()):
-            assert time.monotonic() < end, f"{what}: not within {seconds:.0f} s"
-            never.wait(LOOK_SECONDS)
-        return answer
-
-    def until(self, expression: str, seconds: float = PATIENCE) -> list[tuple[dict[str, str], float]]:
-        return self.wait_for(lambda: self.ask(expression), expression, seconds)
-
-    def wait_for_monitor(self, kind: str, release: Release) -> None:
-        wanted = f"{kind}/{release.namespace}/{release.name}/0"
-        self.wait_for(lambda: wanted in self.api("scrape_pools")["scrapePools"], f"monitor {wanted}")
-
-    def rules(self, release: Release) -> list[dict]:
-        """Of the release's PrometheusRule, once Prometheus has it."""
-
-        def found() -> list[dict]:
-            mine = f"{release.namespace}-{release.name}"
-            return [rule for one in self.api("rules")["groups"] if mine in one["file"] for rule in one["rules"]]
-
-        return self.wait_for(found, f"rules of {release.name}")
-
-
-@pytest.fixture(scope="module")
-def prometheus(cluster) -> Prometheus:
-    if "PROMETHEUS_URL" not in os.environ:
-        pytest.skip("PROMETHEUS_URL names no Prometheus of the cluster")
-    if not cluster.dynamic.resources.search(api_version=API, kind="PodMonitor"):
-        pytest.skip(f"the cluster has no {API}: no Prometheus operator")
-    found = Prometheus(os.environ["PROMETHEUS_URL"])
-    try:
-        found.api("status/buildinfo")
-    except urllib.error.URLError as error:
-        pytest.skip(f"no Prometheus at {found.url}: {error.reason}")
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -120,12 +50,6 @@ def seen(cluster, releases) -> Release:
     release = releases["seen"]
     cluster.job_until(release.namespace, release.job, "Succeeded")
     return release
-
-
-def of(release: Release, name: str, **labels: str) -> str:
-    """A selector over the last hour, so that pods that are gone count, too."""
-    matchers = {"namespace": release.namespace, "run": release.name, **labels}
-    return f"last_over_time({name}{{{','.join(f'{key}={json.dumps(value)}' for key, value in matchers.items())}}}[1h])"
 
 
 def test_the_series_say_whose_they_are(prometheus, seen):

@@ -2,8 +2,10 @@
 
 import pytest
 
+from tests.e2e.releases import Values
 from tests.e2e.runs import ELASTIC, ONE_POD, WORKERS, Trial, desk_weights
 
+SHORT: Values = {"config": {"max_steps": 300, "passes": {"val": "every 100 steps"}}}
 SHAPES = {"one": (ONE_POD, 1), "elastic": (ELASTIC, 2), "workers": (WORKERS, 3)}
 
 
@@ -18,5 +20,5 @@ def namespaces(cluster, s3, namespace, plain_namespace):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_weights_are_those_of_torchrun_at_the_desk(shape, cluster, s3, make_release, namespaces):
     values, num_processes = SHAPES[shape]
-    trial = Trial.start(cluster, s3, make_release(shape, namespaces[shape]), values)
+    trial = Trial.start(cluster, s3, make_release(shape, namespaces[shape]), SHORT, values)
     trial.check_end(desk_weights(trial, num_processes))

@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 
+from tests.e2e.releases import HelmError
 from trainer.telemetry.reading import select
 
 ENDLESS = {"config": {"num_epochs": 100_000, "checkpoint": {"every": "every 20 steps"}}}
@@ -44,6 +45,18 @@ def test_a_label_starts_nothing_anew(cluster, started, namespace):
     names = [one["metadata"]["name"] for one in cluster.jobs(namespace)]
     assert [name for name in names if name.startswith("endless")] == [job]
     assert cluster.num_created(namespace, job) == 1
+
+
+def test_a_pinned_job_keeps_to_its_settings(make_release, namespace):
+    """The pods that the operator makes anew must find what the others began with."""
+    pinned = make_release("pinned", namespace)
+    held = {"jobId": "a", "runPolicy": {"suspend": True}}
+    pinned.install(held)
+    with pytest.raises(HelmError, match="jobId is a, and the job of that name has begun with another config"):
+        pinned.upgrade(held, {"config": {"num_epochs": 5}})
+    assert "Nothing is started" in pinned.upgrade(held, {"podLabels": {"cost": "low"}})
+    pinned.upgrade(held, {"jobId": "b", "config": {"num_epochs": 5}})
+    assert pinned.job == "pinned-b"
 
 
 def test_an_upgrade_and_a_new_installation_take_over_in_mid_run(cluster, started, namespace, ledger):

@@ -3,9 +3,7 @@
 import json
 import random
 import signal
-import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import boto3  # noqa: F401  # here once, so that forked attempts have it
@@ -13,7 +11,7 @@ import pytest
 
 from tests.bench.turns import print_table
 from tests.s3.runs import end_state
-from tests.toy import Attempt, toy_settings
+from tests.toy import Attempt, kill_later, toy_settings
 from trainer.checkpoint.crash import POINTS
 from trainer.checkpoint.inspect import verify_checkpoints
 from trainer.checkpoint.stores import open_store
@@ -131,18 +129,6 @@ def test_kill_of_another_rank(world_size, tmp_path, undisturbed):
     assert codes == [170, 137]
     finish(f"file://{tmp_path}", tmp_path, world_size)
     assert end_state(f"file://{tmp_path}") == undisturbed(world_size)
-
-
-def kill_later(attempt: Attempt, seconds: float, rank: int) -> threading.Timer:
-    """Kill one rank after a while, if it is still there."""
-
-    def kill() -> None:
-        with suppress(ProcessLookupError):
-            attempt.send(signal.SIGKILL, rank)
-
-    timer = threading.Timer(seconds, kill)
-    timer.start()
-    return timer
 
 
 def killed_at_random(folder: Path, draw: random.Random, world_size: int, calm_seconds: float) -> int:

@@ -29,9 +29,15 @@ def written(folder, **model):
     return settings, task, made, {one.kind: one for one in files}
 
 
-@pytest.fixture(scope="module", params=["flat", "sibling"])
+MODELS = {
+    "mlp": {},
+    "cnn": {"trunk": "cnn", "heads": "sibling", "input_norm": "none", "validity": False},
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
 def exported(request, tmp_path_factory):
-    return written(tmp_path_factory.mktemp("export"), heads=request.param)
+    return written(tmp_path_factory.mktemp("export"), **MODELS[request.param])
 
 
 def test_graph_has_the_promised_inputs_and_outputs(exported):
@@ -48,7 +54,7 @@ def test_32_real_rows_come_out_equal_and_are_decoded_alike(exported):
     session = onnxruntime.InferenceSession(str(files["onnx"].path), providers=["CPUExecutionProvider"])
     about = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
     tree, rule = Tree.from_json(about["tree"]), HierarchyDecode.model_validate(about["decode"])
-    batch = task.samples(5)
+    batch = task.samples(32)
     found = session.run(None, {name: batch[name].numpy() for name in ("features", "blocks", "valid")})
     with torch.no_grad():
         expected = made(batch["features"], batch["blocks"], batch["valid"])
@@ -69,12 +75,14 @@ def test_pth_goes_back_into_a_model(exported, tmp_path):
 
 
 def test_a_set_without_blocks_has_one_input(tmp_path):
-    settings = HierarchySettings.model_validate({"data": {"layout": "t1"}})
+    settings = HierarchySettings.model_validate({"data": {"layout": "t1"}, "model": {"heads": "sibling"}})
     task = create(settings)
     info = task.info() | {"blocks": {}}
-    model = export.build(settings, tuple(info["shape"]), {}, task.tree)
-    export.export_model(settings, info, model.state_dict(), tmp_path, ["onnx"], samples=task.samples(8))
-    graph = onnx.load(next(tmp_path.glob("*.onnx"))).graph
+    made = export.build(settings, tuple(info["shape"]), {}, task.tree)
+    (one,) = export.export_model(settings, info, made.state_dict(), tmp_path, ["onnx"], samples=task.samples(32))
+    assert one.max_difference <= 1e-4
+    assert one.num_samples == 32
+    graph = onnx.load(one.path).graph
     assert [one.name for one in graph.input] == ["features"]
 
 

@@ -4,20 +4,18 @@ import json
 import re
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 
-onnx = pytest.importorskip("onnx", reason="needs the extra `export`")
-onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra `export`")
-pytest.importorskip("onnxscript", reason="needs the extra `export`")
-
-from tests.signs_fakes import fake_recordings  # noqa: E402
-from trainer.config.signs import SignsData, SignsModel, SignsSettings  # noqa: E402
-from trainer.errors import DataError, RunError  # noqa: E402
-from trainer.tasks import exporting, weight_files  # noqa: E402
-from trainer.tasks.exporting import TOLERANCE  # noqa: E402
-from trainer.tasks.signs import export  # noqa: E402
-from trainer.tasks.signs.task import SignsTask  # noqa: E402
+from tests.signs_fakes import fake_recordings
+from trainer.config.signs import SignsData, SignsModel, SignsSettings
+from trainer.errors import DataError, RunError
+from trainer.tasks import exporting, weight_files
+from trainer.tasks.exporting import TOLERANCE
+from trainer.tasks.signs import export
+from trainer.tasks.signs.task import SignsTask
 
 LENGTHS = [13, 48, 23, 20, 50, 80] * 6
 

@@ -2,20 +2,18 @@
 
 import json
 
+import onnx
 import pytest
 import torch
 
-onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
-
-from tests.translation_runs import translation_settings  # noqa: E402
-from trainer.errors import RunError  # noqa: E402
-from trainer.tasks import weight_files  # noqa: E402
-from trainer.tasks.exporting import OPSET, TOLERANCE  # noqa: E402
-from trainer.tasks.translation import export  # noqa: E402
-from trainer.tasks.translation.decode import DecodeOptions, decode  # noqa: E402
-from trainer.tasks.translation.steppers import Cached, for_decoding  # noqa: E402
-from trainer.tasks.translation.task import create  # noqa: E402
+from tests.translation_runs import translation_settings
+from trainer.errors import RunError
+from trainer.tasks import weight_files
+from trainer.tasks.exporting import OPSET, TOLERANCE
+from trainer.tasks.translation import export
+from trainer.tasks.translation.decode import DecodeOptions, decode
+from trainer.tasks.translation.steppers import Cached, for_decoding
+from trainer.tasks.translation.task import create
 
 METRICS = {"test_translate": {"bleu": 97.25, "bleu_longer": None}}
 

@@ -67,12 +67,12 @@ def job_of(settings):
 
 @pytest.mark.parametrize("eta", ETAS)
 @pytest.mark.parametrize(("norms", "rates", "alpha", "weights"), FIXED_POINTS)
-def test_check_20_balance_fixed_points(norms, rates, alpha, weights, eta):
+def test_20_balance_fixed_points(norms, rates, alpha, weights, eta):
     assert settle(norms, rates, alpha, eta) == pytest.approx(weights, abs=1e-3)
 
 
 @pytest.mark.parametrize(("norms", "rates", "alpha", "weights"), FIXED_POINTS)
-def test_check_20_control_an_update_of_the_opposite_sign_runs_away(norms, rates, alpha, weights):
+def test_20_an_update_of_the_opposite_sign_would_run_away(norms, rates, alpha, weights):
     assert settle(norms, rates, alpha, -0.5, rounds=6) != pytest.approx(weights, abs=0.1)
 
 
@@ -226,10 +226,10 @@ def test_a_measurement_that_is_not_finite_moves_nothing():
     assert measure(World(), list(trunk.parameters()), terms, {"a": 1.0, "b": 1.0}, 1.0) == ({}, {})
 
 
-def test_check_21_trunk_gradient_is_there_on_every_step(tmp_path):
+def check_untouched(folder):
     """Measured on every step: each gradient is the sum of its micro-batches, bit for bit as without a measurement."""
     frozen = {"balance__eta": 0.0, "balance__every": "every 1 steps"}
-    jobs = [job_of(terms_settings(tmp_path, **values)) for values in (frozen, {"balance__kind": "none"})]
+    jobs = [job_of(terms_settings(folder, **values)) for values in (frozen, {"balance__kind": "none"})]
     for step in range(3):
         found = []
         for job in jobs:
@@ -244,6 +244,24 @@ def test_check_21_trunk_gradient_is_there_on_every_step(tmp_path):
             assert measured.abs().sum() > 0
     assert jobs[0].balance.norms
     assert set(jobs[0].balance.weights.values()) == {1.0}
+
+
+def test_21_trunk_gradient_is_there_on_every_step(tmp_path):
+    check_untouched(tmp_path)
+
+
+def test_21_deleting_the_trunk_s_gradient_would_be_seen(tmp_path, monkeypatch):
+    """linnaeus: a measurement ends with the gradients of the trunk set to None."""
+
+    def measured(world, trunk, *rest):
+        found = measure(world, trunk, *rest)
+        for parameter in trunk:
+            parameter.grad = None
+        return found
+
+    monkeypatch.setattr("trainer.engine.step.measure", measured)
+    with pytest.raises(AssertionError):
+        check_untouched(tmp_path)
 
 
 def test_weights_are_the_same_on_every_rank_and_for_any_number_of_ranks(tmp_path):

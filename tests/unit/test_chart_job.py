@@ -122,13 +122,18 @@ def test_settings_go_over_the_preset_key_by_key():
     assert plain == {"num_epochs": 1000000, "run": settings()["run"]}
 
 
-def test_settings_mean_the_same_as_the_trainers_own_preset(tmp_path):
+@pytest.mark.parametrize(
+    ("task", "preset"), [(None, "quick"), ("translation", "quick"), ("translation", "tiny"), ("hierarchy", "quick")]
+)
+def test_settings_mean_the_same_as_the_trainers_own_preset(tmp_path, task, preset):
     from trainer.config.digest import digest, matters
     from trainer.config.sources import load_settings
 
-    file = tmp_path / "config.yaml"
-    file.write_text(objects()["ConfigMap"]["data"]["config.yaml"], "utf-8")
-    loaded, preset = load_settings(config=str(file)).settings, load_settings(config="quick").settings
+    file, given = tmp_path / "config.yaml", {"config": {"task": task}} if task else {}
+    file.write_text(objects({"preset": preset, **given})["ConfigMap"]["data"]["config.yaml"], "utf-8")
+    loaded = load_settings(config=str(file)).settings
+    preset = load_settings(config=preset, task=task).settings
+    assert loaded.task == (task or "signs")
     assert digest(matters(loaded)) == digest(matters(preset))
     assert loaded.num_epochs == preset.num_epochs
 
@@ -236,8 +241,11 @@ def test_two_releases_share_nothing():
             "a",
             "annotate yours",
         ),
-        (at("data.existingClaim", "recordings"), "a", "makes signs up"),
-        (at("config.data.path", "/data"), "a", "makes signs up"),
+        (at("data.existingClaim", "recordings"), "a", "data.layout: synthetic, which makes data up"),
+        (at("config.data.path", "/data"), "a", "data.layout: synthetic, which makes data up"),
+        ({"config": {"task": "hierarchy", "data": {"path": "/data"}}}, "a", "data.layout: t1, which makes data up"),
+        (merged(at("config.task", "translation"), at("data.existingClaim", "b")), "a", "embedded, which makes data up"),
+        ({"preset": "small", "config": {"task": "hierarchy"}}, "a", "one of its own (anuran, quick)"),
         ({"gpu": {"count": 1}, "nprocPerNode": "2"}, "a", "a GPU of its own"),
         (at("resources.limits.cpu", "400m"), "a", "resources.requests.cpu is 500m, more than the limit of 400m"),
         (at("resources.requests.memory", 4_000_000_000), "a", "more than the limit of 3Gi"),

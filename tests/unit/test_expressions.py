@@ -28,7 +28,7 @@ from trainer.errors import SettingsError
         (" 2  EPOCHS ", 100, 10, 20),
     ],
 )
-def test_an_amount_is_exact(text, total, per_epoch, steps):
+def test_02_an_amount_is_exact(text, total, per_epoch, steps):
     assert Amount.parse(text).steps(total, per_epoch) == steps
 
 
@@ -53,11 +53,11 @@ def test_an_amount_is_exact(text, total, per_epoch, steps):
         ("never and end", 100, 10, [100]),
     ],
 )
-def test_a_trigger_fires_where_its_count_rises(text, total, per_epoch, firings):
+def test_02_a_trigger_fires_where_its_count_rises(text, total, per_epoch, firings):
     assert Trigger.parse(text).firings(total, per_epoch) == firings
 
 
-def test_three_times_ten_per_cent_of_ten_is_three():
+def test_02_three_times_ten_per_cent_of_ten_is_three():
     """In floating point 3 * 0.1 * 10 rounds up to 4."""
     assert math.ceil(3 * 0.1 * 10) == 4
     assert Trigger.parse("every 10%").firings(10, 10)[2] == 3
@@ -69,7 +69,7 @@ def test_three_times_ten_per_cent_of_ten_is_three():
     start=st.integers(0, 90),
     total=st.integers(1, 120),
 )
-def test_firing_k_of_every_a_from_b_is_at_the_ceiling(numerator, denominator, start, total):
+def test_03_firing_k_of_every_a_from_b_is_at_the_ceiling(numerator, denominator, start, total):
     period = Fraction(numerator, denominator)
     points = (math.ceil(start + k * period) for k in range(total * denominator + 2))
     expected = sorted({point for point in points if 1 <= point <= total})
@@ -106,7 +106,7 @@ def test_a_trigger_is_asked_again_for_other_lengths():
         ("5 steps", "no moment"),
     ],
 )
-def test_a_wrong_trigger_says_what_is_wrong(text, says):
+def test_02_a_wrong_trigger_says_what_is_wrong(text, says):
     with pytest.raises(ValueError, match=says) as error:
         Trigger.parse(text)
     assert "\n" not in str(error.value)
@@ -143,7 +143,7 @@ def test_a_curve_runs_through_its_knots(text, values):
         ("1 @ -3", "negative"),
     ],
 )
-def test_a_wrong_curve_says_what_is_wrong(text, says):
+def test_02_a_wrong_curve_says_what_is_wrong(text, says):
     with pytest.raises(ValueError, match=says):
         Curve.parse(text)
 

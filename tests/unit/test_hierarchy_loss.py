@@ -24,7 +24,7 @@ def log_p(*shapes, seed=0):
     return [torch.randn(shape).log_softmax(1).requires_grad_() for shape in shapes]
 
 
-def test_check_16_loss_of_one_known_row_is_that_of_the_row_alone():
+def test_16_loss_of_one_known_row_is_that_of_the_row_alone():
     [own] = log_p((4, 3))
     labels = torch.tensor([[-1], [2], [-1], [-1]])
     (total,) = level_sums([own], Targets(labels), [cross_entropy], [None])
@@ -36,7 +36,7 @@ def test_check_16_loss_of_one_known_row_is_that_of_the_row_alone():
 
 @pytest.mark.parametrize("kind", ["cross_entropy", "label_smoothing", "tree_smoothing"])
 @pytest.mark.parametrize("heads", ["flat", "sibling"])
-def test_check_16_level_unknown_in_the_batch_adds_exactly_0_and_its_head_has_gradient_exactly_0(kind, heads):
+def test_16_level_unknown_in_the_batch_adds_exactly_0_and_its_head_has_gradient_exactly_0(kind, heads):
     torch.manual_seed(0)
     made = build_heads(heads, 5, DEEP)
     labels = torch.tensor([[-1, 2, 1], [-1, 0, 0]])
@@ -49,14 +49,14 @@ def test_check_16_level_unknown_in_the_batch_adds_exactly_0_and_its_head_has_gra
     assert all(torch.count_nonzero(gradient) > 0 for own in gradients[1:] for gradient in own)
 
 
-def test_check_16_class_0_is_trained():
+def test_16_class_0_is_trained():
     [own] = log_p((2, 3))
     (total,) = level_sums([own], Targets(torch.tensor([[0], [0]])), [cross_entropy], [None])
     total.backward()
     assert own.grad[:, 0].tolist() == [-1.0, -1.0]
 
 
-def test_check_16_class_weight_2_doubles_the_loss_once():
+def test_16_class_weight_2_doubles_the_loss_once():
     settings = HierarchyLoss(class_weights="explicit", weights={"fine": {"fine1": 2.0}})
     weights = class_weights(settings, tree(), np.zeros((0, 2), np.int64))
     own, coarse = log_p((3, 4), (3, 2))
@@ -64,6 +64,9 @@ def test_check_16_class_weight_2_doubles_the_loss_once():
     plain = level_sums([own, coarse], Targets(labels), [cross_entropy] * 2, [None] * 2)
     heavy = level_sums([own, coarse], Targets(labels), [cross_entropy] * 2, weights)
     assert [a.item() / b.item() for a, b in zip(heavy, plain, strict=True)] == pytest.approx([2.0, 1.0], abs=1e-6)
+    four_times = [weights[0] ** 4, None]  # linnaeus: once in the criterion and in three further places
+    too_heavy, _ = level_sums([own, coarse], Targets(labels), [cross_entropy] * 2, four_times)
+    assert (too_heavy / plain[0]).item() == pytest.approx(16.0)
 
 
 def test_loss_of_a_mixed_row_is_that_of_both_labels_and_needs_both():
@@ -132,7 +135,7 @@ def sibling(parents=((0, 0, 1, 1),), levels=("fine", "coarse"), width=3):
     return SiblingHeads(width, tree(parents, levels))
 
 
-def test_check_19_sibling_head_gives_the_worked_case():
+def test_19_sibling_head_gives_the_worked_case():
     heads = sibling()
     with torch.no_grad():
         for head, bias in zip(heads.levels, ([2.0, 0.0, 0.0, 0.0], [np.log(0.8), np.log(0.2)]), strict=True):
@@ -143,7 +146,7 @@ def test_check_19_sibling_head_gives_the_worked_case():
     assert fine.exp()[0].tolist() == pytest.approx([0.7046, 0.0954, 0.1, 0.1], abs=5e-5)
 
 
-def test_check_19_children_sum_to_their_parent_on_1000_random_inputs():
+def test_19_children_sum_to_their_parent_on_1000_random_inputs():
     torch.manual_seed(1)
     # Children of a class need not stand next to each other, and families differ in size.
     ragged = tree(((3, 0, 1, 0, 2, 0, 3, 1), (1, 0, 0, 1)), ("fine", "mid", "coarse"))
@@ -158,7 +161,7 @@ def test_check_19_children_sum_to_their_parent_on_1000_random_inputs():
     assert (found[-1].sum(1) - 1).abs().max().item() <= 1e-6
 
 
-def test_check_19_sibling_head_differs_from_flat():
+def test_19_sibling_head_differs_from_flat():
     heads = sibling()
     flat = FlatHeads(3, [4, 2])
     flat.load_state_dict(heads.state_dict())

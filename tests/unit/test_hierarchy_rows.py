@@ -1,14 +1,17 @@
 """Readers, filters with their counts, the split, the toy sets, and every bad input of issue 9 as one clear line."""
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.hierarchy_rows import HEADER, ROWS, settings_of, table_settings, write_table
+from trainer.cli import main
 from trainer.config.hierarchy import level_curve
 from trainer.config.notes import notes
 from trainer.config.sources import load_settings
@@ -42,6 +45,16 @@ def test_filters_are_counted_and_their_classes_stay_classes(tmp_path: Path) -> N
     assert only_filtered["classes_without_rows"] == {"fine": ["f9"], "mid": [], "coarse": []}
 
 
+def test_defect_07_what_is_filtered_moves_nobody_s_label_group_or_block(tmp_path: Path) -> None:
+    """linnaeus: numbers of filtered rows on unfiltered arrays; 17 % of the rows kept their true group."""
+    mixed = [line for row in ROWS for line in (",,,9,9,9,9,r9", row)]
+    plain, filtered = (open_rows(table_settings(write_table(tmp_path, rows))) for rows in (ROWS, mixed))
+    assert filtered.report["rows"]["no_label"] == len(ROWS)
+    for name in ("features", "labels", "blocks", "valid", "record"):
+        np.testing.assert_array_equal(getattr(filtered.table, name), getattr(plain.table, name))
+    assert [str(where) for where in filtered.table.where[:2]] == ["line 3", "line 5"]
+
+
 def test_npz_holds_the_same_rows(tmp_path: Path) -> None:
     table = open_rows(table_settings(write_table(tmp_path))).table
     columns = dict(zip(HEADER.split(","), zip(*(row.split(",") for row in ROWS), strict=True), strict=True))
@@ -65,25 +78,19 @@ def test_numbers_as_labels_are_unknown_at_minus_one(tmp_path: Path) -> None:
     assert (opened.table.labels[:, 0] == -1).sum() == 10
 
 
-def test_parquet_without_pyarrow_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+def test_parquet_without_duckdb_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "duckdb", None)
     path = tmp_path / "rows.parquet"
     path.write_bytes(b"PAR1")
-    with pytest.raises(DataError, match="needs pyarrow: pip install pyarrow"):
+    with pytest.raises(DataError, match=r"needs DuckDB: pip install 'signs-trainer\[parquet\]'"):
         open_rows(table_settings(path))
 
 
 def test_parquet_holds_the_same_rows(tmp_path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
-    columns = dict(
-        zip(HEADER.split(","), zip(*(row.split(",") for row in [*ROWS, "f0,,,1,2,3,4,r0"]), strict=True), strict=True)
-    )
-    numbers = {name: [float(cell) for cell in columns[name]] for name in ("x1", "x2", "site_a", "site_b")}
-    labels = {name: [cell or None for cell in columns[name]] for name in ("fine", "mid", "coarse")}
-    path = tmp_path / "rows.parquet"
-    parquet.write_table(pyarrow.table({**numbers, **labels, "who": columns["who"]}), path)
-    table = open_rows(table_settings(write_table(tmp_path, [*ROWS, "f0,,,1,2,3,4,r0"]))).table
+    written = write_table(tmp_path, [*ROWS, "f0,,,1,2,3,4,r0"])
+    path = tmp_path / "rows [1]*.parquet"
+    duckdb.read_csv(str(written)).to_parquet(str(path))
+    table = open_rows(table_settings(written)).table
     again = open_rows(table_settings(path)).table
     for name in ("features", "labels", "blocks", "valid", "record"):
         np.testing.assert_array_equal(getattr(again, name), getattr(table, name))
@@ -134,6 +141,10 @@ def test_an_image_that_does_not_decode_is_named_or_skipped(images: Path) -> None
     assert len(skipped.table) == 19
     with pytest.raises(DataError, match=r"data\.bad_budget is 0"):
         open_rows(image_settings(images, "data.bad_samples=skip", "data.bad_budget=0"))
+    for path in images.glob("*.png"):
+        path.unlink()
+    with pytest.raises(DataError, match="no row is left: 21 name an image that is not there, 0 are bad"):
+        open_rows(image_settings(images))
 
 
 BAD_TABLES = {
@@ -160,6 +171,21 @@ BAD_TABLES = {
     "a group column with one group": ([f"{row[:-2]}r1" for row in ROWS], [], "all rows are of one record .'r1'"),
     "an empty validation split": (ROWS, ["data.split.val_share=0"], "the split leaves no row for val"),
     "no rows": ([], [], "holds no rows"),
+    "other marks between the columns": ([row.replace(",", ";") for row in ROWS], [], "';' between its columns; save"),
+    "a tree that is not there": (ROWS, ["data.tree=gone.csv"], "data.tree: gone.csv does not exist; it is a CSV table"),
+    "a word that is no part": (
+        [f"{row},trian" for row in ROWS],
+        ["data.split.by=given"],
+        "column 'split' holds 'trian'; it may say train, val, test",
+    ),
+    "a level that no training row knows": (
+        [*(f"f0,m0,,{number},2,3,4,r0,train" for number in range(9)), "f1,m1,c0,1,2,3,4,r1,val"],
+        ["data.split.by=given"],
+        "no training row has a label of level 'coarse'",
+    ),
+    "a feature that is no number": ([*ROWS, "f0,m0,c0,1,x,3,4,r0"], [], "line 50: column 'x2' .* holds 'x', not a"),
+    "a feature that is nearly there": (ROWS, ["data.features=[x11]"], "no column 'x11' .*did you mean 'x1'"),
+    "a group column that is not there": (ROWS, ["data.group=whom"], "no column 'whom' .data.group.*mean 'who'"),
 }
 
 
@@ -167,6 +193,7 @@ BAD_TABLES = {
 def test_bad_rows_end_in_one_line_and_exit_3(tmp_path: Path, case: str) -> None:
     rows, overrides, message = BAD_TABLES[case]
     header = f"{HEADER},split" if "given" in str(overrides) else HEADER
+    header = header.replace(",", ";") if "other marks" in case else header
     with pytest.raises(DataError, match=message) as error:
         open_rows(table_settings(write_table(tmp_path, rows, header), *overrides))
     assert "\n" not in str(error.value)
@@ -178,6 +205,39 @@ def test_a_label_outside_its_level_is_named(tmp_path: Path) -> None:
     tree.write_text("fine,mid,coarse\n" + "\n".join({row.rsplit(",", 5)[0] for row in ROWS if row[1] != "5"}))
     with pytest.raises(DataError, match=r"line 7: label 'f5' is no class of level 'fine' in .*tree\.csv"):
         open_rows(table_settings(write_table(tmp_path), f"data.tree={tree}"))
+    tree.write_text("fine,mid\nf0,m0\n")
+    with pytest.raises(DataError, match=r"tree\.csv has no column 'coarse' \(data\.levels\)"):
+        open_rows(table_settings(write_table(tmp_path), f"data.tree={tree}"))
+
+
+BAD_FILES = {
+    "rows.csv": ({"": "holds no rows", "\xff\xfe": r"is no text in UTF-8 \(byte 0\); save it as CSV in UTF-8"}),
+    "rows.npz": ({"": "cannot be read as NPZ", "PK\x03\x04": "cannot be read as NPZ"}),
+    "rows.parquet": ({"": "cannot be read as Parquet", "PAR1": "cannot be read as Parquet"}),
+    "rows.txt": ({"a": r"is no \.csv, \.parquet or \.npz; data\.layout says what it is"}),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_files_that_cannot_be_read_end_in_one_line_and_exit_3(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for content, message in BAD_FILES[name].items():
+        (tmp_path / name).write_bytes(content.encode("latin-1"))
+        sets = ["data.levels=[a]", "data.features=[b]", "data.split.by=row"]
+        line = ["train", "--task", "hierarchy", "--data", str(tmp_path / name), "--set", f"run.store=file://{tmp_path}"]
+        assert main([*line, *(part for text in sets for part in ("--set", text))]) == 3
+        (said,) = capsys.readouterr().err.splitlines()
+        assert re.search(message, said)
+
+
+def test_data_that_are_not_there_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data\.path: .*gone\.csv does not exist; trainer train .* generated set"):
+        open_rows(table_settings(tmp_path / "gone.csv"))
+    with pytest.raises(DataError, match=r"must hold index\.csv with images, or one file .*; got 0"):
+        open_rows(table_settings(tmp_path))
+    with pytest.raises(DataError, match=r"data\.path is not set: give a table"):
+        open_rows(settings_of())
 
 
 def test_a_given_tree_replaces_that_of_the_rows(tmp_path: Path) -> None:
@@ -201,6 +261,8 @@ BAD_SETTINGS = {
     "more than all": (["data.layout=t1", "mask.when=at 120%"], "120%"),
     "two moments for one thing": (["data.layout=t1", "mask.when=every 5 steps at 10%"], "is no amount"),
     "more than certain": (["data.layout=t1", "mix.probability=2 @ 0"], "a probability is between 0 and 1"),
+    "a block without columns": (["data.blocks={SITE: []}"], "data.blocks.SITE names no column; leave the block out"),
+    "a toy set with a tree": (["data.layout=t1", "data.tree=tree.csv"], "has its own levels, blocks and tree"),
     "no record": (["data.path=rows.csv", "data.levels=[a]"], "needs data.group"),
     "shares beyond one": (["data.split.val_share=0.6", "data.split.test_share=0.5"], "nothing"),
 }
@@ -243,8 +305,6 @@ def test_no_record_is_on_both_sides_and_new_rows_move_none(tmp_path: Path) -> No
     assert not sides["train"] & sides["val"]
     assert not sides["train"] & sides["test"]
     assert not sides["val"] & sides["test"]
-    assert opened.is_fair
-    assert not open_rows(table_settings(write_table(tmp_path), "data.split.by=row")).is_fair
     first = open_rows(table_settings(write_table(tmp_path), "data.split.by=row")).parts["val"].tolist()
     longer = open_rows(table_settings(write_table(tmp_path, ROWS * 2), "data.split.by=row")).parts["val"]
     assert longer[longer < len(ROWS)].tolist() == first
@@ -298,6 +358,18 @@ def test_the_fixed_record_split_is_the_published_one(shared_data: Callable[[str]
     assert (len(train), len(val), len(opened.parts["test"])) == (4969, 2226, 0)
     assert opened.tree.num_classes == [10, 8, 4]
     assert (val == np.bincount(train).argmax()).mean() == pytest.approx(0.540, abs=5e-4)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_validation_records_of_the_fixed_split_leave_every_class_one_to_train_on(tmp_path: Path, share: float) -> None:
+    records = {"f0": 1, "f1": 2, "f2": 3, "f3": 9}
+    rows = [f"{cls},m0,c0,1,2,3,4,{cls}{number}" for cls, count in records.items() for number in range(count)]
+    fixed = f"data.split={{by: fixed, val_share: {share}}}"
+    opened = open_rows(table_settings(write_table(tmp_path, rows), fixed))
+    sides = {name: opened.table.record[part].tolist() for name, part in opened.parts.items()}
+    assert sides["test"] == ["f00", "f11", "f22", "f36", "f37", "f38"]
+    assert {name[:2] for name in sides["train"]} == {"f1", "f2", "f3"}
+    assert len(sides["val"]) == min(6, round(share * 9)), "nine are left; three of them are the last of their class"
 
 
 def test_a_group_level_may_follow_the_run() -> None:

@@ -6,8 +6,14 @@ import torch
 
 from tests.pass_sums import added
 from trainer.config.hierarchy import HierarchySettings
+from trainer.engine.clock import Clock
+from trainer.engine.setup import assemble, build_parts
+from trainer.engine.step import scales_of
+from trainer.engine.stop import StopRequests
+from trainer.engine.world import World
 from trainer.errors import SettingsError
 from trainer.tasks.hierarchy.task import create
+from trainer.telemetry.bus import Bus
 
 
 def made(**values):
@@ -115,6 +121,33 @@ def test_a_valid_zero_and_a_masked_block_are_told_apart(plain):
     assert not torch.allclose(one, other)
 
 
+def test_defect_08_validation_rows_are_never_changed():
+    """However training rows are; two runs over them see what the table holds."""
+    changes = {"mix": {"probability": "1 @ 0"}, "mask": {"all": "0.9 @ 0"}}
+    data = {"layout": "t1", "augment": {"noise": 1.0, "flip": 1.0, "erase": 1.0}}
+    task, rows = made(data=data, **changes), np.arange(150)
+    plain_rows = task.rows.evaluated["val"].table
+    for epoch in (0, 3):
+        seen = task.passes()[0].data.take(rows, epoch)
+        assert torch.equal(seen["features"], torch.from_numpy(plain_rows.features))
+        assert torch.equal(seen["blocks"], torch.from_numpy(plain_rows.blocks))
+        assert torch.equal(seen["labels"], torch.from_numpy(plain_rows.labels))
+    trained = task.train_data().take(rows, 0)
+    assert not torch.equal(trained["features"], torch.from_numpy(task.rows.plain.table.features[:150]))
+
+
+def test_defect_09_weights_go_by_the_name_of_the_level():
+    """In whatever order they are written, and whatever the order of levels or of the alphabet."""
+    weights = {"coarse": 4.0, "fine": 1.0, "mid": 2.0}
+    task, world = made(balance={"kind": "fixed", "weights": weights}), World()
+    parts = build_parts(task, task.settings, world)
+    job = assemble(task, task.settings, world, parts, Bus(), None, None, Clock(), StopRequests())
+    batch = job.source.steps(0, range(1))[0]
+    scales, counts = scales_of(job, batch), task.counts(batch.indices, 0)
+    assert {name: scales[name] * counts[name] for name in counts} == pytest.approx(weights)
+    assert [weights[name] for name in sorted(weights)] != [weights[name] for name in task.tree.levels]
+
+
 def test_what_is_masked_cannot_be_seen(plain):
     """An invalid block is zeros after standardisation, whatever stands in its columns."""
     model = model_of(plain).eval()
@@ -135,7 +168,7 @@ def table(task, model, size, name="val"):
     return added(parts)["table"]
 
 
-def test_check_17_metrics_of_a_pass_hang_on_no_batch_size(plain):
+def test_17_metrics_of_a_pass_hang_on_no_batch_size(plain):
     model = model_of(plain).eval()
     found = [plain.summarize("val", {"table": table(plain, model, size)}).metrics for size in (1, 7, 32, 150)]
     assert list(found[0]) == list(plain.metrics)
@@ -201,3 +234,17 @@ def test_a_subset_of_classes_is_reported_and_an_unknown_class_refused():
 
 def test_the_tree_lies_beside_the_weights(plain):
     assert b'"ancestors"' in plain.files["tree.json"]
+
+
+def test_sets_of_blocks_whose_passes_would_have_one_name_are_refused(tmp_path):
+    rows = [f"f{i % 2},{i},{i},{i},{i},r{i % 8}" for i in range(32)]
+    (tmp_path / "rows.csv").write_text("\n".join(["fine,x,p,q,s,who", *rows]))
+
+    def data(*blocks):
+        columns = {name: [column] for name, column in zip(blocks, "pqs", strict=True)}
+        path = str(tmp_path / "rows.csv")
+        return {"path": path, "levels": ["fine"], "features": ["x"], "group": "who", "blocks": columns}
+
+    made(data=data("a", "b", "c"), mask={"passes": ["subsets"]})
+    with pytest.raises(SettingsError, match=r"a\+b and a_b would both be val_mask_a_b; rename a block"):
+        made(data=data("a", "b", "a_b"), mask={"passes": ["a+b", "a_b"]})

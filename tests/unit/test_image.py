@@ -15,10 +15,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE = ROOT / "image"
 DOCKERFILE = (IMAGE / "Dockerfile").read_text("utf-8")
+MAKEFILE = (ROOT / "Makefile").read_text("utf-8").replace("\\\n", "")
 FINAL = DOCKERFILE[DOCKERFILE.rindex("\nFROM ") :]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 OF_THE_BASE = {"torch"}
+EXTRAS = ("report", "export", "translation", "images")
 NOT_IN_A_POD = {"kubernetes", "kubeflow", "urllib3", "tensorboard", "wandb"}
 """The desk's and optional ones, imported where they are used; urllib3 beside kubernetes only."""
 
@@ -61,7 +63,7 @@ def test_everything_that_is_imported_is_in_the_lock_or_comes_with_torch():
 
 def test_the_lock_has_what_the_pod_needs_and_nothing_for_desks_or_developers():
     extras = PROJECT["optional-dependencies"]
-    wanted = [*PROJECT["dependencies"], *extras["report"], *extras["export"]]
+    wanted = PROJECT["dependencies"] + [one for extra in EXTRAS for one in extras[extra]]
     names = {canonical(re.match(r"[A-Za-z0-9._-]+", text)[0]) for text in wanted}
     assert names - OF_THE_BASE <= set(LOCK)
     unwanted = {
@@ -76,6 +78,12 @@ def test_the_lock_has_what_the_pod_needs_and_nothing_for_desks_or_developers():
         "wandb",
     }
     assert not unwanted & set(LOCK)
+
+
+def test_lock_and_image_are_made_for_the_same_extras():
+    compiled = next(line for line in MAKEFILE.splitlines() if "image/requirements.lock" in line)
+    assert tuple(re.findall(r"--extra (\w+)", compiled)) == EXTRAS
+    assert f'"${{wheel}}[{",".join(EXTRAS)}]"' in DOCKERFILE
 
 
 def test_the_image_has_the_versions_that_were_tested():

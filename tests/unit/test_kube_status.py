@@ -69,6 +69,12 @@ def test_without_pods_the_reason_is_that_none_could_be_made():
     assert 'violates PodSecurity "restricted:latest"' in found.warnings[0]
 
 
+def test_the_reason_is_said_as_well_where_only_some_pods_could_not_be_made():
+    one = RECORDED["pss"]
+    assert summed_up(one["job"], [ended(0)], one["job_events"]).warnings == status("pss").warnings
+    assert summed_up(one["job"], [ended(0)] * 2, one["job_events"]).warnings == []
+
+
 def test_a_job_that_no_operator_has_seen_says_so():
     job = deepcopy(RECORDED["pss"]["job"])
     assert "the training operator has not seen this job" in summed_up(job).warnings[0]
@@ -129,7 +135,8 @@ def test_people_read_one_screen(capsys):
     assert "2 (137)" in out
 
 
-def test_the_end_is_one_line():
+def failed():
+    """A job that the operator has given up."""
     one = deepcopy(RECORDED["vol"]["job"])
     one["status"]["conditions"].append(
         {
@@ -139,5 +146,18 @@ def test_the_end_is_one_line():
             "message": "operator's words",
         }
     )
+    return one
+
+
+def test_a_job_that_took_its_pods_along_has_the_operators_words(capsys):
+    """A deadline of the job, say; what the pods ended with is not known then."""
+    show_status(summed_up(failed()), Progress("vol", "file:///store"))
+    out = capsys.readouterr().out
+    assert "operator's words" in out
+    assert "ended with" not in out
+
+
+def test_the_end_is_one_line():
+    one = failed()
     assert end_text(summed_up(one, [ended(3, "no folder data")])).endswith("`trainer resume` (no folder data)")
     assert end_text(summed_up(one)).endswith("Failed, operator's words")

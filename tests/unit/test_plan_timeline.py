@@ -3,6 +3,7 @@
 import random
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -11,6 +12,7 @@ from torch import nn
 from tests.s3.runs import events
 from tests.toy import train_toy
 from tests.toy_terms import MASKS, TermsTask, terms_settings
+from tests.unit.test_balance import job_of
 from trainer.config.expressions import Trigger
 from trainer.config.settings import EarlyStopSettings, OptimSettings, ScheduleSettings
 from trainer.data.plan import FixedPlan, steps_of_samples
@@ -20,6 +22,7 @@ from trainer.engine.optim import base_rate, build_optimizer
 from trainer.engine.schedule import Schedule
 from trainer.engine.setup import run_length
 from trainer.engine.source import PlannedSource
+from trainer.engine.step import Mailbox, set_rate, train_step
 from trainer.engine.timeline import timeline
 from trainer.engine.world import World
 from trainer.errors import SettingsError
@@ -34,10 +37,11 @@ def walked(settings, world=World()):  # noqa: B008 - a frozen value
 @pytest.mark.parametrize(
     ("samples", "micro", "accumulation", "micro_batches", "steps"), [(1003, 16, 4, 63, 16), (600, 32, 2, 19, 10)]
 )
-def test_check_1_step_arithmetic(samples, micro, accumulation, micro_batches, steps, tmp_path):
+def test_01_step_arithmetic(samples, micro, accumulation, micro_batches, steps, tmp_path):
     values = {"num_samples": samples, "batch_size": micro * accumulation, "accumulation": accumulation}
     made = walked(terms_settings(tmp_path, num_epochs=1, **values))
     assert (len(made), sum(len(step.micro) for step in made)) == (steps, micro_batches)
+    assert samples // (micro * accumulation) < steps, "linnaeus: rounded down after a batch search"
     assert max(len(part["index"]) for step in made for part in step.micro) == micro
     settings = terms_settings(tmp_path, num_epochs=12, **values)
     assert run_length(settings, steps) == 12 * steps == len(walked(settings))
@@ -46,7 +50,7 @@ def test_check_1_step_arithmetic(samples, micro, accumulation, micro_batches, st
 @given(
     samples=st.integers(1, 90), batch_size=st.integers(1, 40), accumulation=st.integers(1, 5), epochs=st.integers(1, 3)
 )
-def test_check_1_planned_steps_are_the_steps_done_by_every_rank(samples, batch_size, accumulation, epochs):
+def test_01_planned_steps_are_the_steps_done_by_every_rank(samples, batch_size, accumulation, epochs):
     values = {"num_samples": samples, "batch_size": batch_size, "accumulation": accumulation, "num_epochs": epochs}
     settings = terms_settings("nowhere", **values)
     ranks = [walked(settings, World(rank, 3)) for rank in range(3)]
@@ -73,15 +77,16 @@ def test_a_sample_knows_its_step():
         ({"passes": {"val": {"every": "5 steps", "at": "10%"}}}, "takes one moment, got 2"),
     ],
 )
-def test_check_2_a_wrong_expression_is_an_error_in_settings(values, says, tmp_path):
+def test_02_a_wrong_expression_is_an_error_in_settings(values, says, tmp_path):
     with pytest.raises(ValidationError, match=says):
         terms_settings(tmp_path, **values)
 
 
-def test_check_3_firing():
+def test_03_firing():
     firings = Trigger.parse("every 50 steps").firings(47 * 40, 47)
     assert len(firings) == 37
     assert firings == list(range(50, 1851, 50))
+    assert not [step for step in range(47, 47 * 40 + 1, 47) if step % 50 == 0], "linnaeus: looked at epoch ends only"
 
 
 def random_run(draw: random.Random) -> dict:
@@ -114,9 +119,10 @@ def random_run(draw: random.Random) -> dict:
 
 
 @pytest.mark.parametrize("number", range(20))
-def test_check_4_plan_and_ledger_agree(number, tmp_path):
+def test_04_plan_and_ledger_agree(number, tmp_path):
     """No pass measures the metric of `best` here: its checkpoints are the only ones that nobody can plan."""
     settings = terms_settings(tmp_path, **random_run(random.Random(number)))
+    written = settings.model_dump()
     plan = timeline(TermsTask(settings), settings)
     train_toy(settings, TermsTask)
     kinds = ("StepDone", "PassDone", "CheckpointTaken", "Balanced")
@@ -132,6 +138,7 @@ def test_check_4_plan_and_ledger_agree(number, tmp_path):
     knots = [line for line in plan.lines if line.step < plan.total_steps]
     assert {"learning rate", "curve hide"} <= {line.what for line in knots}
     assert [(line.learning_rate, line.curves) for line in knots] == [values[line.step] for line in knots]
+    assert settings.model_dump() == written, "defect 5: what is resolved never takes the place of what was written"
 
 
 WSD = {"name": "wsd", "stable": 0.8, "decay": 0.2, "floor": 1e-2, "warmup": "20 steps", "warmup_from": 1e-3}
@@ -146,10 +153,34 @@ RATES = [
 
 
 @pytest.mark.parametrize(("settings", "rates"), RATES)
-def test_check_5_rate_table(settings, rates):
+def test_05_rate_table(settings, rates):
     schedule = Schedule(ScheduleSettings(**settings), 100, 10, "val/loss", "min")
     for step, rate in rates.items():
         assert 1e-3 * schedule.factor(step) == pytest.approx(rate, rel=1e-5)
+
+
+def rates_of(job, steps):
+    """What the optimizer has as its rate on each of these steps."""
+    found = []
+    for step in range(steps):
+        job.cursor.updates = step
+        set_rate(job)
+        found.append(job.optimizer.param_groups[0]["lr"])
+    return found
+
+
+def test_05_every_step_is_made_at_its_own_rate(tmp_path):
+    """The optimizer steps at what the table says, from the first step on (linnaeus: 2e-3 there)."""
+    values = {"optim__lr": 1e-3, "num_epochs": 10, "schedule": COSINE}
+    job = job_of(terms_settings(tmp_path, **values))
+    assert job.total_steps == 100
+    made, step = [], job.optimizer.step
+    job.optimizer.step = lambda: made.append(job.optimizer.param_groups[0]["lr"]) or step()
+    for number in range(6):
+        train_step(job, Mailbox(is_late=False), job.source.steps(0, range(number, number + 1))[0])
+    assert [made[number] for number in (0, 1, 5)] == pytest.approx([1e-6, 1.009e-4, 5.005e-4], rel=1e-5)
+    found = rates_of(job, 100)
+    assert {step: found[step] for step in RATES[0][1]} == pytest.approx(RATES[0][1], rel=1e-5)
 
 
 def test_knots_are_where_the_rate_changes_its_course():
@@ -169,11 +200,23 @@ def test_schedules_that_cannot_be_are_refused(values):
         ScheduleSettings(**values)
 
 
-def test_check_6_batch_scaling_holds_on_every_step():
+def test_06_batch_scaling_holds_on_every_step():
     schedule = Schedule(ScheduleSettings(**COSINE), 100, 10, "val/loss", "min")
     single, double = (base_rate(OptimSettings(lr_scaling="linear", reference_batch=64), size) for size in (64, 128))
     ratios = [double * schedule.factor(step) / (single * schedule.factor(step)) for step in range(100)]
     assert ratios == pytest.approx([2.0] * 100, abs=1e-12)
+
+
+def test_06_the_optimizer_has_the_scaled_rate_on_every_step(tmp_path):
+    def found(size):
+        values = {"num_samples": 10 * size, "batch_size": size, "num_epochs": 10, "schedule": COSINE}
+        return rates_of(job_of(terms_settings(tmp_path, optim__lr_scaling="linear", **values)), 100)
+
+    single, double = found(64), found(128)
+    ratios = [two / one for one, two in zip(single, double, strict=True)]
+    assert ratios == pytest.approx([2.0] * 100, abs=1e-12)
+    only_first = [2.0] + [1.0] * 99  # linnaeus: the next step of the schedule forgets it
+    assert only_first != pytest.approx(ratios, abs=1e-12)
 
 
 def test_groups_have_optimizer_rate_and_curve_of_their_own(tmp_path):
@@ -190,10 +233,26 @@ def test_groups_have_optimizer_rate_and_curve_of_their_own(tmp_path):
     assert ["betas" in group for group in optimizer.param_groups] == [True, True, False]
 
 
-def test_the_rate_of_a_group_follows_its_curve(tmp_path):
-    from tests.unit.test_balance import job_of
-    from trainer.engine.step import set_rate
+def test_defect_10_several_optimizers_come_back_as_they_were(tmp_path):
+    """Saved and loaded, sgd for the trunk and adam for the heads go on to the same weights and state."""
+    groups = [{"match": ["trunk.*"], "name": "sgd"}, {"match": ["heads.fine.*"], "factor": 0.1}]
+    first, again = (job_of(terms_settings(tmp_path, optim__groups=groups)) for _ in range(2))
 
+    def train(job, *numbers):
+        for number in numbers:
+            train_step(job, Mailbox(is_late=False), job.source.steps(0, range(number, number + 1))[0])
+        state = job.capture()
+        return {part: {name: value.clone() for name, value in named.items()} for part, named in state.tensors.items()}
+
+    saved = train(first, 0, 1, 2)
+    assert len(saved["optimizer"]) > len(saved["model"])
+    again.load(saved, first.capture().meta)
+    ends = train(first, 3, 4), train(again, 3, 4)
+    for part, named in ends[0].items():
+        assert all(torch.equal(value, ends[1][part][name]) for name, value in named.items()), part
+
+
+def test_the_rate_of_a_group_follows_its_curve(tmp_path):
     groups = [{"match": ["trunk.*"], "factor": 2.0, "curve": "0 @ 0, 1 @ 100%"}]
     job = job_of(terms_settings(tmp_path, optim__groups=groups, schedule__name="constant"))
     job.cursor.updates = 60
@@ -213,13 +272,15 @@ def early_stop(**settings):
     return EarlyStop(EarlyStopSettings(**settings), Best("val/loss", "min"), 10_000, 1000)
 
 
-def test_check_24_early_stop_by_steps():
+def test_24_early_stop_by_steps():
     rule = early_stop(patience="2000 steps")
     told = [rule.see("val", {"loss": 1.0}, step, 1.0) for step in (1000, 2000, 3000)]
     assert told == [None, None, "val/loss has been no better than 1 since step 1000"]
+    as_checks = early_stop(patience="2000 passes")  # linnaeus: patience in checks, so it never comes
+    assert not any(as_checks.see("val", {"loss": 1.0}, step, 1.0) for step in (1000, 2000, 3000))
 
 
-def test_check_24_equal_is_no_gain_and_no_new_value_changes_nothing():
+def test_24_equal_is_no_gain_and_no_new_value_changes_nothing():
     rule = early_stop(patience="2000 steps")
     rule.see("val", {"loss": 1.0}, 1000, 1.0)
     before = rule.state()

@@ -7,13 +7,16 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from trainer.checkpoint.files import FileStore
 from trainer.config.signs import SignsSettings
 from trainer.errors import RunError
 from trainer.report import diagnostics, draw
 from trainer.report.build import build_report, write_report
-from trainer.report.draw import Pencil
+from trainer.report.curves import MAX_PASSES, curve_sections
+from trainer.report.draw import MAX_INSIDE, Pencil
+from trainer.report.overview import results_section
 from trainer.report.view import RunView, column
 from trainer.tasks.page import Line
 from trainer.telemetry import events
@@ -266,3 +269,42 @@ def test_report_is_written_into_the_store_or_a_folder(tmp_path):
 def test_unknown_run_is_an_error_of_one_line(tmp_path):
     with pytest.raises(RunError, match="there is no run 'nope'"):
         write_report(FileStore(tmp_path), "nope")
+
+
+def test_results_of_many_passes_are_rows_and_their_curves_are_told_apart(monkeypatch):
+    ledger = started()
+    ledger.steps(0, 10)
+    for number in range(MAX_PASSES + 3):
+        event = events.PassDone(
+            step=10, epoch=1, name=f"pass{number}", num_samples=20 + number, seconds=1.0,
+            metrics={"loss": 0.5, "top1": 0.25}, is_best=False, is_final=False, detail={},
+        )  # fmt: skip
+        ledger.add(event)
+    view = RunView(ledger.records)
+    (table,) = results_section(view).parts
+    assert table.columns == ("pass", "samples", "of", "loss", "top1")
+    assert list(table.rows[2]) == ["pass2", 22, "step 10", 0.5, 0.25]
+    assert len(table.rows) == MAX_PASSES + 3
+    drawn = []
+    monkeypatch.setattr(Pencil, "lines", lambda self, lines, **options: drawn.append((list(lines), options)))
+    curve_sections(view, Pencil())
+    lines, options = drawn[0]
+    assert len({(line.color, line.dashed) for line in lines}) == len(lines) == 1 + MAX_PASSES
+    assert f"Of {MAX_PASSES + 3} passes these curves show the first {MAX_PASSES}." in options["caption"]
+
+
+def test_a_long_legend_stands_below_the_picture_and_a_short_one_inside():
+    x = np.arange(3.0)
+    short, long = (
+        [Line(f"line{number}", x, x, Pencil().colors[0]) for number in range(count)]
+        for count in (MAX_INSIDE, MAX_INSIDE + 1)
+    )
+    seen = []
+    for lines in (short, long):
+        figure = Figure(figsize=(6.0, 3.7), layout="constrained")
+        axes = figure.add_subplot()
+        for line in lines:
+            draw._paint_line(axes, line)
+        draw._add_legend(axes, has_marks=False)
+        seen.append((axes.get_legend() is not None, len(figure.legends)))
+    assert seen == [(True, 0), (False, 1)]

@@ -91,7 +91,6 @@ def test_check_names_duplicates_frozen_non_finite_and_repeated():
 
 
 def test_a_word_is_drawn(prepared, tmp_path):
-    pytest.importorskip("matplotlib")
     files = draw(prepared.recordings, [2, prepared.recordings.classes[0].name], tmp_path)
     for file in files:
         content = file.read_bytes()
@@ -101,7 +100,6 @@ def test_a_word_is_drawn(prepared, tmp_path):
 
 
 def test_a_layout_without_lines_is_drawn_as_a_path(tmp_path):
-    pytest.importorskip("matplotlib")
     assert draw(fake_recordings([5, 6, 7], "powerglove"), ["word1"], tmp_path)[0].stat().st_size > 5000
 
 

@@ -37,7 +37,6 @@ def test_a_log_point_and_a_pass_as_scalars() -> None:
 
 
 def test_tensorboard_reads_back_what_was_written_without_the_redone_steps(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     from trainer.telemetry.tensorboard import TensorBoard

@@ -1,11 +1,13 @@
 import io
 import re
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from tests.unit.telemetry_samples import pass_done, run_started, step_done
 from trainer.telemetry import bar, progress
+from trainer.telemetry import results as progress_results
 from trainer.telemetry.events import (
     ArtifactWritten,
     AttemptEnded,
@@ -48,6 +50,11 @@ def test_a_step_line_has_the_known_columns() -> None:
     assert line == (
         "step     20 | loss 2.3012 | lr 0.000123 | grad norm 1.23 | 640 samples/s | top1 0.5000 | 1:15 left"
     )
+
+
+def test_passes_over_as_many_samples_share_the_number() -> None:
+    line = shown(run_started(passes={"val": 96, "val_mask_all": 96, "test": 1000})).splitlines()[2]
+    assert line.endswith("samples: train 640, val, val_mask_all 96 each, test 1,000")
 
 
 def test_plain_lines_hold_no_escapes_and_only_ascii() -> None:
@@ -170,13 +177,40 @@ def test_the_end_is_a_table_of_the_final_passes_the_paths_and_the_outcome() -> N
         AttemptEnded(code=0, reason="complete", seconds=134.0),
     )
     rows = [re.split(r"[|\s]+", line.strip("| ")) for line in text.splitlines() if line.startswith("|")]
-    assert [row[0] for row in rows] == ["metric", rows[1][0], "loss", "top5", "top1", "top1_signer_02", "samples"]
-    assert rows[0] == ["metric", "val", "test"]
-    assert rows[2] == ["loss", "0.3000", "0.4000"]
-    assert rows[3] == ["top5", "-"]
+    assert rows[0] == ["pass", "samples", "loss", "top5", "top1", "top1_signer_02"]
+    assert rows[2:] == [["val", "96", "0.3000", "-", "0.5000"], ["test", "96", "0.4000", "0.5000", "0.2500"]]
     assert "Results of the best weights" in text
     assert f"report  {path}\n" in text  # whole, to be copied
     assert text.splitlines()[-1] == "complete (step 100, 2:14)"
+
+
+def results(width: int, num_metrics: int, num_passes: int, **changes: Any) -> list[str]:
+    names = ["loss", *(f"level_{number}/balanced" for number in range(1, num_metrics))]
+    passes = [f"val_mask_{number}_SITE_SEASON" for number in range(num_passes)]
+    ends = [pass_done(10, 0.25, is_final=True, name=name, metrics=dict.fromkeys(names, 0.125)) for name in passes]
+    started = run_started(metrics=dict.fromkeys(names, "max"), **changes)
+    text = plain(shown(started, *ends, AttemptEnded(code=0, reason="", seconds=1), terminal=True, width=width))
+    return [line.rstrip() for line in text[text.index("Results") :].splitlines()]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_results_of_many_passes_and_metrics_fit_the_console_and_nothing_is_cut(width: int) -> None:
+    lines = results(width, num_metrics=30, num_passes=7)
+    assert max(map(len, lines)) <= width
+    assert "…" not in "".join(lines)
+    heads = [line.split() for line in lines if line.strip().startswith("pass")]
+    assert [name for head in heads for name in head[1:]] == [
+        "samples", "loss", *(f"level_{number}/balanced" for number in range(1, progress_results.NUM_METRICS))
+    ]  # fmt: skip
+    assert len(heads) == {80: 6, 120: 3}[width]
+    assert sum(line.strip().startswith("val_mask_6_SITE_SEASON") for line in lines) == len(heads)
+    assert "metrics that only the report shows: 19" in lines
+
+
+def test_results_that_are_no_headline_say_so_before_the_numbers() -> None:
+    lines = results(80, 2, 1, caveat="the same [people] are on both sides " * 3)
+    assert lines[1] == ("no headline: " + "the same [people] are on both sides " * 3).rstrip()
+    assert not any("headline" in line for line in results(80, 2, 1))
 
 
 def test_a_stopped_run_tells_its_best_and_why() -> None:

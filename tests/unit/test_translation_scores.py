@@ -5,8 +5,6 @@ import math
 import pytest
 import torch
 
-pytest.importorskip("sacrebleu")
-
 from tests.pass_sums import added
 from trainer.tasks.translation.decode import Hypothesis
 from trainer.tasks.translation.metrics import METRICS, Pair, TranslatedPass, perplexity, teacher_metrics, teacher_sums

@@ -10,8 +10,6 @@ from trainer.tasks.translation.decode import sampler
 from trainer.tasks.translation.task import create, model_name, spread
 from trainer.tasks.translation.translate import Translator, padded
 
-pytest.importorskip("sacrebleu")
-
 
 @pytest.fixture(scope="module")
 def task():

@@ -34,7 +34,7 @@ def show_jobs(jobs: Sequence[Object], namespace: str) -> None:
 def show_status(now: JobStatus, progress: Progress) -> None:
     """A job on one screen."""
     print(f"{now.name} in namespace {now.namespace}: {now.state} for {_ago(now.since)}")
-    if now.code:
+    if now.code and any(pod.code == now.code for pod in now.pods):
         print(f"ended with {in_words(now.code)}")
     elif now.reason:
         print(now.reason)
@@ -93,6 +93,8 @@ def _metrics(run: Summary) -> Iterator[str]:
         yield f"  {name}  {metrics_text(metrics, list(metrics)[:4])}"
     if run.best:
         yield f"  best {run.best.metric} {number(run.best.value)} at step {run.best.step}"
+    if run.caveat:
+        yield f"  no headline: {run.caveat}"
     if run.checkpoint:
         yield f"  newest checkpoint {run.checkpoint}"
 

@@ -132,6 +132,8 @@ class _Comparison:
         print()
         headings = comparison.heads(self.key, self.metric, goal, self.trials)
         print_table(headings, [comparison.cells(row) for row in table], right=frozenset(range(1, len(headings))))
+        for text in comparison.caveats(self.trials):
+            print(f"no headline: {text}")
         print(f"\nreport  {self.store.url}/compare/{self.base}/report.html")
 
     def _search(self, value: str) -> "list[Trial]":

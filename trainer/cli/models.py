@@ -28,17 +28,22 @@ def evaluate(
     from trainer.cli.runs import find_run
     from trainer.cli.saved import evaluate as measure
     from trainer.cli.saved import open_saved
+    from trainer.engine.task import caveat_of
 
     found = find_run(run or given.flags.get("--run_name"), given)
     saved = open_saved(found, which, given)
     results = measure(saved)
+    caveat = caveat_of(saved.task)
     if as_json:
-        print_json({"run": found.name, "checkpoint": saved.checkpoint.key, "results": results})
+        record = {"run": found.name, "checkpoint": saved.checkpoint.key, "results": results}
+        print_json(record | ({"caveat": caveat} if caveat else {}))
         return 0
     print(f"{found.name}, checkpoint {saved.checkpoint.key}")
     metrics = list(dict.fromkeys(name for values in results.values() for name in values))
     cells = [[name, *(_cell(values.get(name)) for values in results.values())] for name in metrics]
     print_table(("metric", *results), cells, right=frozenset(range(1, len(results) + 1)))
+    if caveat:
+        print(f"no headline: {caveat}")
     return 0
 
 

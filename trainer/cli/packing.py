@@ -16,6 +16,7 @@ from typing import Any
 from trainer.checkpoint.store import Store
 from trainer.checkpoint.stores import open_store
 from trainer.cli.output import will_note
+from trainer.config.hierarchy import TOYS, HierarchySettings
 from trainer.config.signs import SignsSettings
 from trainer.config.translation import TranslationSettings
 from trainer.errors import SettingsError
@@ -25,7 +26,7 @@ from trainer.tasks.push import objects_of, push
 from trainer.tasks.remote import cache_root, is_url, local_path, split_url
 from trainer.telemetry.counting import counting
 
-PreparedSettings = SignsSettings | TranslationSettings
+PreparedSettings = SignsSettings | TranslationSettings | HierarchySettings
 """Of the tasks whose data can be prepared."""
 
 
@@ -60,8 +61,8 @@ def read_order(
     overwrite: bool,
 ) -> Order:
     """What the paths of a command line mean. Raises SettingsError for too many, too few, and wrong pairs."""
-    is_embedded = settings.data.layout == "embedded"
-    only_looks = looks and len(paths) == 1 - is_embedded and not synthetic and to is None
+    needs_none = settings.data.layout in ("embedded", *TOYS)
+    only_looks = looks and len(paths) == 1 - needs_none and not synthetic and to is None
     sources, targets = ([], paths) if synthetic or only_looks else (paths[:1], paths[1:])
     if len(sources) != (not synthetic and not only_looks) or len(targets) > 1 or not (targets or to or only_looks):
         raise SettingsError(
@@ -81,7 +82,7 @@ def read_order(
 
 @contextmanager
 def packed(order: Order, *, verify: bool) -> Iterator[tuple[Path | None, str]]:
-    """The packed folder, made and pushed as ordered, and one line that says what there is; none for an embedded corpus.
+    """The packed folder, made and pushed as ordered, and one line that says what there is; none for generated data.
 
     With `verify` the digests of a folder that is only looked at are compared where that can mend it (in the cache).
     Raises what `prepare_data`, `local_path` and `push` raise.

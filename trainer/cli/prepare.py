@@ -41,7 +41,7 @@ ShowOption = Annotated[
     list[str] | None,
     typer.Option(
         help="signs: draw this word (its id or name) as stick figures; may be repeated. translation: print so many "
-        "pairs as text, tokens and ids.",
+        "pairs as text, tokens and ids; hierarchy: so many rows.",
         metavar="WORD|N",
     ),
 ]

@@ -27,5 +27,6 @@ def train(given: SettingsArguments, folds: FoldsOption = None, as_json: JsonOpti
 
     finished = train_settings(settings)
     if as_json and os.environ.get("RANK", "0") == "0":
-        print_json({"run": finished.run, "results": finished.results, "paths": finished.paths})
+        record = {"run": finished.run, "results": finished.results, "paths": finished.paths}
+        print_json(record | ({"caveat": finished.caveat} if finished.caveat else {}))
     return 0

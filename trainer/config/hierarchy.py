@@ -30,8 +30,8 @@ class HierarchySplit(Section):
     itself, which is no fair test where rows of one record are alike; `fixed`: of the records of every finest class the
     last third (sorted, at least one) test; `given`: a column `split` says train, val or test."""
     val_share: float = setting(0.2, ge=0, lt=1)
-    """Share of the rows or records that validates; of those that are left with `fixed`, where 0 lets the test rows
-    validate: then nothing may be chosen by them."""
+    """Share of the rows or records that validates; with `fixed` of those that are left, never the last one of a class,
+    and 0 lets the test rows validate: then nothing may be chosen by them."""
     test_share: float = setting(0.0, ge=0, lt=1)
     """Share that is kept for the test at the end; for `row` and `record`."""
     seed: int = setting(42, ge=0)
@@ -56,13 +56,14 @@ class HierarchyData(Section):
     """Where the rows are, which columns they have, and how they become batches."""
 
     path: str | None = setting(None, flag="--data", matters=False)
-    """A file `.csv`, `.parquet` or `.npz`, a folder of images with a table `index.csv`, or `s3://bucket/folder`."""
+    """A file `.csv`, `.parquet` or `.npz`, a folder of images with a table `index.csv`, a folder that `trainer prepare`
+    packed, or `s3://bucket/folder` with one."""
     digest: str | None = setting(None)
     """Of rows, labels and blocks; filled in when the run is made, so that other data are another run."""
     tree_digest: str | None = setting(None)
     """Of the label tree; filled in when the run is made."""
-    layout: Literal["auto", "csv", "parquet", "npz", "images", "t1", "t2"] = setting("auto")
-    """`t1` and `t2` are generated toy sets; `auto` finds out by the name of the file."""
+    layout: Literal["auto", "packed", "csv", "parquet", "npz", "images", "t1", "t2"] = setting("auto")
+    """`packed` is what `trainer prepare` makes, `t1` and `t2` are generated; `auto` finds out by the names of files."""
     levels: list[str] = setting([])
     """Columns of the labels from fine to coarse; an empty cell is an unknown label."""
     features: list[str] = setting([])
@@ -76,7 +77,8 @@ class HierarchyData(Section):
     group: str | None = setting(None)
     """Column of the record (individual, session, site) that a row belongs to."""
     tree: str | None = setting(None, matters=False)
-    """A CSV table with the columns `levels` that is the tree, in place of the training rows."""
+    """A CSV table with the columns `levels` that is the tree, in place of the training rows; packed rows have it with
+    them."""
     fill: bool = setting(True)
     """A known finer label fills every missing coarser one."""
     on_conflict: Literal["error", "majority"] = setting("error")
@@ -242,11 +244,14 @@ class HierarchySettings(CommonSettings):
         """Refuse what the data cannot mean."""
         data, split = self.data, self.data.split
         _refuse_repeats("data.levels", data.levels)
+        empty = [name for name, columns in data.blocks.items() if not columns]
+        if empty:
+            raise ValueError(f"data.blocks.{empty[0]} names no column; leave the block out")
         for name in (*data.levels, *data.blocks):
             if "/" in name or "+" in name:
                 raise ValueError(f"{name!r} names a level or block; metrics and passes are named after it: no / or +")
-        if data.layout in TOYS and (data.levels or data.blocks):
-            raise ValueError(f"data.layout is {data.layout}, which has its own levels and blocks: leave them out")
+        if data.layout in TOYS and (data.levels or data.blocks or data.tree):
+            raise ValueError(f"data.layout is {data.layout}, which has its own levels, blocks and tree: leave them out")
         if data.layout in TOYS and data.path is not None:
             raise ValueError(f"data.layout is {data.layout}, which reads no files, but data.path is {data.path}")
         if split.val_share + split.test_share >= 1:

@@ -61,7 +61,7 @@ RULES: Sequence[Rule] = (
     _rule("data.dataset_schema", "features groups", "data.dataset_schema.preset", "custom"),
     _rule("data.augment", "flip_except", "data.augment.flip"),
     _rule("data.augment", "degrees scale shift", "data.augment.affine"),
-    _rule("data", "image_column image_size", "data.layout", "auto", "images"),
+    _rule("data", "image_column image_size", "data.layout", "auto", "images", "packed"),
     _rule("data", "toy_seed", "data.layout", "t1", "t2"),
     _rule("mix", "alpha cutmix", "mix.probability"),
     _rule("mask", "combinations", "mask.partial"),

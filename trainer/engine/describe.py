@@ -12,6 +12,7 @@ from trainer.config.lengths import steps_of, typical
 from trainer.engine.job import Job
 from trainer.engine.schedule import Schedule
 from trainer.engine.setup import declared_metrics
+from trainer.engine.task import caveat_of
 from trainer.telemetry.events import RunStarted
 
 
@@ -41,12 +42,14 @@ def run_started(job: Job, run: str, attempt: str) -> RunStarted:
         versions=versions(),
         environment=environment(),
         info=job.task.info(),
+        caveat=caveat_of(job.task),
     )
 
 
 def remarks(job: Job) -> list[str]:
     """What follows from settings and data together and a user should be told once; a task may have some of its own."""
-    found: list[str | None] = [*getattr(job.task, "remarks", [])]
+    caveat = caveat_of(job.task)
+    found: list[str | None] = [f"no headline: {caveat}" if caveat else None, *getattr(job.task, "remarks", [])]
     found.append(job.schedule.remark if isinstance(job.schedule, Schedule) else None)
     found.append(job.balance.remark(job.total_steps) if job.balance else None)
     return [one for one in found if one]

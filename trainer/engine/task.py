@@ -139,9 +139,16 @@ class Task(Protocol):
     #   has_unused_parameters: bool                    parameters without a gradient in some steps
     #   files: dict[str, bytes]                        what lies beside the weights in every checkpoint (tokenizers)
     #   remarks: list[str]                             what a user should be told once, at the start
+    #   caveat: str                                    why its numbers are no headline; empty: they may be
     #   left_out: dict[str, int]                       bad samples its data go without: `skipped` and `tolerated`
     #   samples(n)                                     what an exported model is checked on
 
     def info(self) -> dict[str, Any]:
         """What the ledger should know of model and data (class names, split sizes); JSON-able."""
         ...
+
+
+def caveat_of(task: Task) -> str:
+    """Why the numbers of this task with its data are no headline; empty if they may be one."""
+    text: str = getattr(task, "caveat", "")
+    return text

@@ -100,7 +100,8 @@ def summed_up(
         and time.time() - seconds(job["metadata"]["creationTimestamp"]) > UNSEEN_SECONDS
     ):
         found.append("the training operator has not seen this job: does it run, and watch this namespace?")
-    if not pods and state in ("Unseen", "Created", "Restarting", "Running"):
+    replicas = {kind: spec.get("replicas", 1) for kind, spec in job["spec"]["pytorchReplicaSpecs"].items()}
+    if len(pods) < sum(replicas.values()) and state in ("Unseen", "Created", "Restarting", "Running"):
         failed = [event for event in events if event.get("type") == "Warning" and "Create" in event.get("reason", "")]
         found += [f"{event['reason']}: {' '.join(event['message'].split())}" for event in failed[-1:]]
     return JobStatus(
@@ -113,7 +114,7 @@ def summed_up(
             {"type": one["type"], "since": one["lastTransitionTime"], "message": one.get("message", "")}
             for one in conditions
         ],
-        replicas={kind: spec.get("replicas", 1) for kind, spec in job["spec"]["pytorchReplicaSpecs"].items()},
+        replicas=replicas,
         pods=list(pods),
         warnings=list(dict.fromkeys(found)),
     )

@@ -15,7 +15,20 @@ import numpy as np
 
 from trainer.report.html import page
 from trainer.report.view import RunView, column
-from trainer.tasks.page import Cell, Code, Draw, Floats, Line, Picture, Section, Table, Text
+from trainer.tasks.page import (
+    NO_HEADLINE,
+    Cell,
+    Code,
+    Draw,
+    Floats,
+    Line,
+    Notice,
+    Picture,
+    Section,
+    Table,
+    Text,
+    told_apart,
+)
 from trainer.telemetry.reading import Record, select
 
 
@@ -35,6 +48,8 @@ class Trial:
     """Median over log points, in `speed_unit` a second."""
     speed_unit: str
     is_diverged: bool
+    caveat: str = ""
+    """Why its values are no headline; empty if they may be one."""
 
     def best(self, mode: str) -> float | None:
         """The best value on the way; None where there is none, or the run diverged."""
@@ -94,6 +109,7 @@ def trial_of(records: Sequence[Record], metric: str, setting: str, rate: float, 
         speed=float(np.median(speeds)) if len(speeds) else None,
         speed_unit=unit,
         is_diverged=has_diverged(records) or bool(len(values) and not is_finite[-1]),
+        caveat=view.start.get("caveat", ""),
     )
 
 
@@ -137,11 +153,21 @@ def common_reach(trials: Sequence[Trial], mode: str) -> float | None:
     return (max(known) if mode == "min" else min(known)) if known else None
 
 
+def caveats(trials: Sequence[Trial]) -> list[str]:
+    """Why the values are no headline, each reason once with the settings that have it if not all do."""
+    reasons = {one.caveat: None for one in trials if one.caveat}
+    found = []
+    for reason in reasons:
+        own = list(dict.fromkeys(one.setting for one in trials if one.caveat == reason))
+        found.append(reason if len(own) == len(by_setting(trials)) else f"{', '.join(own)}: {reason}")
+    return found
+
+
 def picture(trials: Sequence[Trial], mode: str, metric: str, draw: Draw) -> Picture:
     """Every setting in one picture: the mean over its seeds, and each seed behind it."""
     lines = []
     for number, (setting, own) in enumerate(by_setting(trials).items()):
-        color, is_dashed = draw.colors[number % len(draw.colors)], number >= len(draw.colors)
+        color, is_dashed = told_apart(number, draw.colors)
         best = [one for one in chosen(own, mode) if len(one.values)]
         label = f"{setting} (lr {best[0].rate:g})" if best else setting
         if len(best) > 1:
@@ -189,7 +215,8 @@ def comparison_page(
         Section("Comparison", [about, table, picture(trials, mode, metric, draw)]),
         Section("Runs", [every]),
     ]
-    return page(title, [Text(f"{len(trials)} runs", muted=True)], sections, title)
+    reasons = [Notice("warn", text, NO_HEADLINE) for text in caveats(trials)]
+    return page(title, [Text(f"{len(trials)} runs", muted=True), *reasons], sections, title)
 
 
 def record(key: str, metric: str, mode: str, trials: Sequence[Trial], reach: float | None) -> dict[str, Any]:
@@ -199,6 +226,7 @@ def record(key: str, metric: str, mode: str, trials: Sequence[Trial], reach: flo
         "metric": metric,
         "mode": mode,
         "reach": reach,
+        "caveats": caveats(trials),
         "settings": [asdict(row) for row in rows(trials, mode, reach)],
         "runs": [{**asdict(one), "steps": one.steps.tolist(), "values": one.values.tolist()} for one in trials],
     }

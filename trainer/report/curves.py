@@ -10,7 +10,7 @@ from itertools import islice
 import numpy as np
 
 from trainer.report.view import RunView, column
-from trainer.tasks.page import Details, Draw, Floats, Line, Mark, Part, Picture, Section, Text
+from trainer.tasks.page import Details, Draw, Floats, Line, Mark, Part, Picture, Section, Text, told_apart
 from trainer.telemetry.reading import select
 
 MAX_POINTS = 600
@@ -18,6 +18,8 @@ MAX_POINTS = 600
 NUM_SHOWN_METRICS = 4
 MAX_METRICS = 12
 """Metrics that get a picture (0.2 s each); a task may declare one for each of many signers."""
+MAX_PASSES = 8
+"""Passes that get a curve, in the order in which they first ended; the results have all."""
 MAX_TICKS = 80
 """Checkpoint ticks on the loss picture; of more only every n-th is drawn."""
 
@@ -44,10 +46,12 @@ def _loss(view: RunView, draw: Draw) -> Picture:
     lines = _train_lines(view, column(view.steps, "loss"), draw.colors[0])
     lines += _pass_lines(view, "loss", draw)
     marks = [*_restarts(view, draw), *_checkpoints(view, draw), *_best_mark(view, "loss", draw)]
+    num_left = len(view.pass_names()) - MAX_PASSES
+    more = f" Of {num_left + MAX_PASSES} passes these curves show the first {MAX_PASSES}." if num_left > 0 else ""
     return draw.lines(
         lines,
         alt="Training and validation loss over steps",
-        caption="Loss. Triangles are published checkpoints, the star is the best one.",
+        caption=f"Loss. Triangles are published checkpoints, the star is the best one.{more}",
         x_label="step",
         y_label="loss",
         marks=marks,
@@ -138,12 +142,13 @@ def _train_lines(view: RunView, values: Floats, color: str) -> list[Line]:
 
 def _pass_lines(view: RunView, name: str, draw: Draw) -> list[Line]:
     found = []
-    for number, pass_name in enumerate(view.pass_names()):
+    for number, pass_name in enumerate(view.pass_names()[:MAX_PASSES]):
         walks = view.history(pass_name)
         values = column(walks, "metrics", name)
         if np.isfinite(values).any():
-            color = draw.colors[1 + number % (len(draw.colors) - 1)]
-            found.append(Line(pass_name, column(walks, "step"), values, color, points=len(walks) <= 60))
+            color, is_dashed = told_apart(number, draw.colors[1:])
+            steps, has_points = column(walks, "step"), len(walks) <= 60
+            found.append(Line(pass_name, steps, values, color, dashed=is_dashed, points=has_points))
     return found
 
 

@@ -24,6 +24,12 @@ MAX_HALF_WIDTH_ROWS = 14
 MAX_FLAT_LETTERS = 60
 """Letters of all column names that fit below a picture of half the width side by side."""
 
+MAX_INSIDE = 6
+"""Entries of a legend that leave room for the curves; a longer one stands below the picture."""
+
+LEGEND_INCHES = 2.3
+"""Width of a column of a legend below a picture."""
+
 PAGE_DPI = 96
 """Pixels of the page for an inch of a picture, so that text has one size everywhere."""
 
@@ -67,6 +73,10 @@ class Pencil:
     def muted(self) -> str:
         """Grey: what stands back."""
         return MUTED
+
+    def plain(self, text: str, limit: int = 22) -> str:
+        """Text that matplotlib can set."""
+        return plain(text, limit)
 
     def paint(
         self,
@@ -160,7 +170,8 @@ class Pencil:
             positions = np.arange(len(values))
             bars = axes.bar(positions, values, color=COLORS[0], width=0.72)
             axes.bar_label(bars, labels=list(texts) or None, padding=2, fontsize=8, color="#3e4c59")
-            axes.set_xticks(positions, labels=[plain(label) for label in labels])
+            is_long = sum(map(len, labels)) > MAX_FLAT_LETTERS
+            axes.set_xticks(positions, labels=[plain(label) for label in labels], rotation=20 if is_long else 0)
             axes.set(xlabel=x_label, ylabel=y_label)
             axes.set_ylim(0, limit * 1.08) if limit else axes.margins(y=0.12)
             axes.grid(visible=False, axis="x")
@@ -258,6 +269,7 @@ def _paint_line(axes: Any, line: Line) -> None:
         linestyle="--" if line.dashed else "-",
         marker="o" if line.points else None,
         markersize=3.4,
+        markerfacecolor="white" if line.dashed else None,
     )
 
 
@@ -287,6 +299,9 @@ def _add_epoch_axis(axes: Any, epoch_steps: int) -> None:
 
 
 def _add_legend(axes: Any, has_marks: bool) -> None:
-    entries = len(axes.get_legend_handles_labels()[0])
-    if entries > 1 or has_marks:
-        axes.legend(ncols=1 if entries < 5 else 2)
+    handles, labels = axes.get_legend_handles_labels()
+    if len(handles) > MAX_INSIDE:
+        columns = int(axes.figure.get_figwidth() / LEGEND_INCHES)
+        axes.figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+    elif len(handles) > 1 or has_marks:
+        axes.legend(ncols=1 if len(handles) < 5 else 2)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from trainer.report.view import RunView, column
-from trainer.tasks.page import Cell, Details, Notice, Part, Section, Severity, Table, Text, Tile, Tiles
+from trainer.tasks.page import NO_HEADLINE, Cell, Details, Notice, Part, Section, Severity, Table, Text, Tile, Tiles
 from trainer.telemetry.reading import Record, select
 from trainer.telemetry.rules import Rule
 from trainer.telemetry.text import duration
 from trainer.telemetry.warnings import find_warnings
 
-NUM_RESULT_ROWS = 8
+NUM_RESULT_METRICS = 7
 NUM_KEY_METRICS = 3
 _SEVERITIES: dict[str, Severity] = {"note": "note", "warn": "warn", "stop": "stop"}
 _RANK = {"stop": 0, "warn": 1, "note": 2}
@@ -27,7 +27,10 @@ def header(view: RunView) -> list[Part]:
         machine = f"{start['device']} x {processes} processes" if processes > 1 else str(start["device"])
         parts.append(Text(f"{start['task']}, model {start['model']}, {machine}, {start['precision']}", muted=True))
     parts.append(Notice(outcome.severity, outcome.text, f"{outcome.word.capitalize()}."))
-    tiles = [*_best_tiles(view), *_progress_tiles(view)]
+    caveat = start.get("caveat", "")
+    if caveat:
+        parts.append(Notice("warn", caveat, NO_HEADLINE))
+    tiles = [*([] if caveat else _best_tiles(view)), *_progress_tiles(view)]
     return [*parts, Tiles(tiles)] if tiles else parts
 
 
@@ -52,21 +55,29 @@ def results_section(view: RunView) -> Section | None:
         return None
     declared = [*dict.fromkeys(["loss", *view.start.get("metrics", {})])]
     names = [name for name in declared if any(name in record["metrics"] for record in results.values())]
-    rows: list[list[Cell]] = [[name, *(record["metrics"].get(name) for record in results.values())] for name in names]
-    columns = ("metric", *results)
-    parts: list[Part] = [Text(_result_text(results)), Table(columns, rows[:NUM_RESULT_ROWS])]
-    if rows[NUM_RESULT_ROWS:]:
-        parts.append(Details(f"More metrics ({len(rows) - NUM_RESULT_ROWS})", [Table(columns, rows[NUM_RESULT_ROWS:])]))
+    parts: list[Part] = [_result_table(results, names[:NUM_RESULT_METRICS])]
+    more = names[NUM_RESULT_METRICS:]
+    if more:
+        tables = [
+            _result_table(results, more[first : first + NUM_RESULT_METRICS])
+            for first in range(0, len(more), NUM_RESULT_METRICS)
+        ]
+        parts.append(Details(f"More metrics ({len(more)})", tables))
     return Section("Results", parts)
 
 
-def _result_text(results: dict[str, Record]) -> str:
-    told = [
-        f"{name}: {record['num_samples']:,} samples, "
-        + ("with the best weights" if record["is_final"] else f"after step {record['step']:,}")
+def _result_table(results: dict[str, Record], names: Sequence[str]) -> Table:
+    """One row a pass, one column a metric."""
+    rows: list[list[Cell]] = [
+        [
+            name,
+            record["num_samples"],
+            "best weights" if record["is_final"] else f"step {record['step']:,}",
+            *(record["metrics"].get(metric) for metric in names),
+        ]
         for name, record in results.items()
     ]
-    return "; ".join(told) + "."
+    return Table(("pass", "samples", "of", *names), rows)
 
 
 def _best_tiles(view: RunView) -> list[Tile]:

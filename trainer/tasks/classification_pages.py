@@ -198,7 +198,7 @@ def _f1_scatter(classification: Classification, result: Scores, draw: Draw) -> P
             axes.plot(
                 absent, np.zeros(len(absent)), "o", mfc="none", color=draw.muted, markersize=3.6, label="no sample"
             )
-        axes.set(xlabel="word", ylabel="F1", ylim=(-0.05, 1.05), xlim=(word.min() - 2, word.max() + 2))
+        axes.set(xlabel="id of the class", ylabel="F1", ylim=(-0.05, 1.05), xlim=(word.min() - 2, word.max() + 2))
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3)
 
     return draw.paint(paint, alt="F1 of each class by its id", caption="F1 by class.", size=(12.0, 4.0), wide=True)
@@ -225,7 +225,7 @@ def _worst_table(classification: Classification, result: Scores) -> Table:
     rows: list[list[Cell]] = [
         [*_names(classification.classes, [c]), Share(float(result.f1_c[c])), int(result.support_c[c])] for c in worst
     ]
-    return Table(("word", "name", "native", "F1", "support"), rows, f"The {len(rows)} classes with the lowest F1.")
+    return _tidy(("id", "name", "native", "F1", "support"), rows, f"The {len(rows)} classes with the lowest F1.")
 
 
 def _class_table(classification: Classification, result: Scores) -> Table:
@@ -235,7 +235,13 @@ def _class_table(classification: Classification, result: Scores) -> Table:
         for i, c in enumerate(classification.classes)
     ]
     marked = frozenset(np.flatnonzero((result.f1_c < LOW_F1) & (result.support_c > 0)).tolist())
-    return Table(("word", "name", "native", "precision", "recall", "F1", "support"), rows, marked=marked)
+    return _tidy(("id", "name", "native", "precision", "recall", "F1", "support"), rows, marked=marked)
+
+
+def _tidy(heads: Sequence[str], rows: Sequence[Sequence[Cell]], caption: str = "", **options: Any) -> Table:
+    """A table without the column of native names where no class has one."""
+    kept = [place for place, head in enumerate(heads) if head != "native" or any(row[place] for row in rows)]
+    return Table([heads[i] for i in kept], [[row[i] for i in kept] for row in rows], caption, **options)
 
 
 def _calibration(bins: Sequence[Sequence[float]], draw: Draw) -> list[Part]:

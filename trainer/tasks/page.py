@@ -187,11 +187,19 @@ class Mark:
     """Height of a star."""
 
 
+NO_HEADLINE = "No headline."
+"""Title of the notice that stands in place of key numbers which would mislead."""
+
 LABELLED_CLASSES = 40
 """Classes up to which a confusion matrix has room for names and counts."""
 
 Paint = Callable[[Any], None]
 """Draws on a matplotlib Axes, which it gets as its argument."""
+
+
+def told_apart(number: int, colors: Sequence[str]) -> tuple[str, bool]:
+    """Colour of line `number` (from 0) and whether it is dashed, which tells twice as many apart."""
+    return colors[number % len(colors)], number // len(colors) % 2 == 1
 
 
 class Draw(Protocol):
@@ -210,6 +218,10 @@ class Draw(Protocol):
     @property
     def muted(self) -> str:
         """The colour of what stands back."""
+        ...
+
+    def plain(self, text: str, limit: int = 22) -> str:
+        """Text as a picture can set it: cut to `limit` letters, no formulas, `?` for scripts beyond Cyrillic."""
         ...
 
     def paint(

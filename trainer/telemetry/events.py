@@ -54,6 +54,8 @@ class RunStarted(Event):
     environment: dict[str, Any]
     info: dict[str, Any] = field(default_factory=dict)
     """What the task says of itself: class names, schema, split sizes."""
+    caveat: str = ""
+    """Why the metrics are no headline, in a sentence; empty if they may be one."""
 
 
 @dataclass(frozen=True, kw_only=True)

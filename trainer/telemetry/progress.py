@@ -6,6 +6,8 @@ at most twice a second, and no thread of its own wakes up in between.
 
 import sys
 import time
+from collections.abc import Iterator, Mapping
+from itertools import groupby
 from typing import Literal
 
 from rich.console import Console
@@ -89,7 +91,7 @@ class Progress:
         width = self._console.width if self._console.is_terminal else 100
         self._run, self._names = event, shown_names(event.metrics, width)
         processes = f"{event.world_size} process" + ("es" if event.world_size > 1 else "")
-        passes = "".join(f", {name} {count:,}" for name, count in event.passes.items())
+        passes = "".join(f", {text}" for text in _samples(event.passes))
         self._print(f"run {event.run}, attempt {event.attempt}: {event.task} {event.model}", style="bold")
         self._print(f"{event.num_parameters:,} parameters, {event.device}, {event.precision}, {processes}")
         self._print(
@@ -188,8 +190,8 @@ class Progress:
         self.close()
         self._ended = True
         if self._final:
-            declared = self._run.metrics if self._run else {}
-            print_results(self._console, self._final, declared)
+            declared, caveat = (self._run.metrics, self._run.caveat) if self._run else ({}, "")
+            print_results(self._console, self._final, declared, caveat=caveat)
         elif self._best is not None:
             self._print(f"best so far: step {self._best.step:,}  {metrics_text(self._best.metrics, self._names)}")
         print_paths(self._console, self._paths.items())
@@ -200,3 +202,10 @@ class Progress:
 
     def _print(self, text: str, *, style: str | None = None) -> None:
         self._console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _samples(passes: Mapping[str, int]) -> Iterator[str]:
+    """Passes and their samples; neighbours that have as many share the number."""
+    for count, group in groupby(passes, key=passes.__getitem__):
+        names = list(group)
+        yield f"{', '.join(names)} {count:,}{' each' if len(names) > 1 else ''}"

@@ -45,6 +45,8 @@ class Summary:
     samples_per_second: float | None
     seconds_left: float | None
     best: Best | None
+    caveat: str
+    """Why the metrics are no headline; empty if they may be one."""
     passes: dict[str, Metrics]
     """Newest metrics of each pass, final ones where there are."""
     checkpoint: str | None
@@ -85,6 +87,7 @@ def summary(records: Sequence[Record], *, now: float, silent_seconds: float = SI
         samples_per_second=step.get("samples_per_second"),
         seconds_left=step.get("seconds_left") if status == "running" else None,
         best=best_so_far(story),
+        caveat=started.get("caveat", ""),
         passes={record["name"]: record["metrics"] for record in select(story, "PassDone")},
         checkpoint=published[-1]["checkpoint"] if published else None,
         artifacts={record["kind"]: record["path"] for record in select(story, "ArtifactWritten")},

@@ -88,8 +88,16 @@
 {{- end -}}
 {{- $config := include "trainer.config" . | fromYaml -}}
 {{- $data := $config.data | default dict -}}
-{{- if and (eq ($data.layout | default "auto") "synthetic") $data.path -}}
-{{- fail (printf "data of your own (%s) and data.layout: synthetic, which makes signs up (preset %s does that): set preset to none or to one for your data, or config.data.layout" $data.path .Values.preset) -}}
+{{- $layout := $data.layout | default "auto" -}}
+{{- if and (has $layout (list "synthetic" "embedded" "t1" "t2")) $data.path -}}
+{{- fail (printf "data of your own (%s) and data.layout: %s, which makes data up (preset %s does that): set preset to none or to one for your data, or config.data.layout" $data.path $layout .Values.preset) -}}
+{{- end -}}
+{{- if .Values.jobId -}}
+{{- $there := lookup "v1" "ConfigMap" (include "trainer.namespace" .) (include "trainer.jobName" .) | default dict -}}
+{{- $text := index ($there.data | default dict) "config.yaml" | default "" -}}
+{{- if and $text (ne (fromYaml $text | toJson) (toJson $config)) -}}
+{{- fail (printf "jobId is %s, and the job of that name has begun with another config: change jobId, which starts a new job, or leave it out" .Values.jobId) -}}
+{{- end -}}
 {{- end -}}
 {{- $store := $config.run.store -}}
 {{- $places := list "/store" -}}

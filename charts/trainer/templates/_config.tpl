@@ -3,10 +3,12 @@
 {{- $given := .Values.config | default dict -}}
 {{- $config := dict -}}
 {{- if ne .Values.preset "none" -}}
-{{- $path := printf "files/presets/%s/%s.yaml" ($given.task | default "signs") .Values.preset -}}
-{{- $text := .Files.Get $path -}}
+{{- $task := $given.task | default "signs" -}}
+{{- $text := .Files.Get (printf "files/presets/%s/%s.yaml" $task .Values.preset) -}}
 {{- if not $text -}}
-{{- fail (printf "preset: the task %s has none that is called %s; set preset to one of its own or to none" ($given.task | default "signs") .Values.preset) -}}
+{{- $own := list -}}
+{{- range $path, $_ := .Files.Glob (printf "files/presets/%s/*.yaml" $task) }}{{ $own = append $own (trimSuffix ".yaml" (base $path)) }}{{ end -}}
+{{- fail (printf "preset: the task %s has none that is called %s; set preset to one of its own (%s) or to none" $task .Values.preset ($own | sortAlpha | join ", ")) -}}
 {{- end -}}
 {{- $config = fromYaml $text -}}
 {{- end -}}

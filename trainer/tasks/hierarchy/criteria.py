@@ -105,5 +105,6 @@ def _explicit(given: Mapping[str, float], tree: Tree, level: int) -> Tensor | No
     names = list(tree.names[level])
     unknown = [name for name in given if name not in names]
     if unknown:
-        raise SettingsError(f"loss.weights.{tree.levels[level]} names the class {unknown[0]!r}, which there is not")
+        where, known = f"loss.weights.{tree.levels[level]}", ", ".join(names[:20])
+        raise SettingsError(f"{where} names the class {unknown[0]!r}; there are: {known}{' ...' * (len(names) > 20)}")
     return torch.tensor([given.get(name, 1.0) for name in names]) if given else None

@@ -95,7 +95,8 @@ class Curves:
     @property
     def by_name(self) -> Mapping[str, Course]:
         """Those that are on and have a value to show, for the ledger and the plan."""
-        pairs = {"mix": self.mix, "mask_all": self.mask_all, "mask_partial": self.mask_partial}
+        level = self.level if len(self.level.knots) > 1 else None
+        pairs = {"mix": self.mix, "mix_level": level, "mask_all": self.mask_all, "mask_partial": self.mask_partial}
         return {name: course for name, course in pairs.items() if course is not None}
 
 

@@ -234,7 +234,7 @@ def metric_names(tree: Tree, blocks: Sequence[str], subsets: Sequence[str]) -> d
     names |= dict.fromkeys(("chain", "known_chain", "decoded_chain", "decoded_known_chain", "consistency"), "max")
     for level, name in enumerate(tree.levels):
         higher = [f"top{top}" for top in tops(tree, level)[1:]]
-        names |= {f"{name}/{metric}": "max" for metric in (*higher, "decoded", "balanced", "macro_f1")}
+        names |= {f"{name}/{metric}": "max" for metric in ("balanced", "macro_f1", "decoded", *higher)}
         names |= {f"{name}/{metric}": "min" for metric in ("loss", "distance", "error_distance", "ece")}
     names |= {f"subset_{name}": "max" for name in subsets}
     return names | {f"valid_{name}": "max" for name in blocks}

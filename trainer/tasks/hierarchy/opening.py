@@ -21,7 +21,7 @@ from trainer.tasks.bad_samples import BadSamples
 from trainer.tasks.hierarchy.blocks import BlockMap
 from trainer.tasks.hierarchy.readers import read, read_csv
 from trainer.tasks.hierarchy.report import Counts
-from trainer.tasks.hierarchy.split import PARTS, Parts, is_fair, split
+from trainer.tasks.hierarchy.split import PARTS, Parts, split
 from trainer.tasks.hierarchy.table import Source, Table
 from trainer.tasks.hierarchy.toys import toy
 from trainer.tasks.hierarchy.tree import UNKNOWN, Labels, Tree
@@ -39,8 +39,6 @@ class Opened:
     tree: Tree
     blocks: BlockMap
     parts: Parts
-    is_fair: bool
-    """No record is on both sides of the split, as far as is known: what validation says may be a headline."""
     report: dict[str, Any]
     """Counts of rows by what happened to them, unknown labels before and after filling, classes without a row."""
 
@@ -51,7 +49,10 @@ def open_rows(settings: HierarchySettings) -> Opened:
     counts = Counts(BadSamples(data.bad_samples, data.bad_budget))
     source = _read(settings, counts)
     counts.add("read", len(source.table) + counts.rows["missing_image"] + counts.bad_rows.num_skipped)
-    source = _onto_tree(source, data) if data.tree else source
+    if not len(source.table):
+        missing, bad = counts.rows["missing_image"], counts.bad_rows.num_skipped
+        raise DataError(f"{source.path}: no row is left: {missing:,} name an image that is not there, {bad:,} are bad")
+    source = _onto_tree(source, source.tree, data.levels) if source.tree else source
     table = _without(source.table, (source.table.labels == UNKNOWN).all(1), "no_label", counts)
     if not len(table):
         raise DataError(f"{source.path}: no row has a label at any of the levels {', '.join(settings.levels)}")
@@ -63,7 +64,7 @@ def open_rows(settings: HierarchySettings) -> Opened:
     parts = {name: np.flatnonzero(side == place).astype(np.int64) for place, name in enumerate(PARTS)}
     _check_parts(parts, table, source, settings.levels)
     report = _report(counts, settings.levels, before, table, source)
-    return Opened(source.path, table, tree, source.blocks, parts, is_fair(table, chosen), report)
+    return Opened(source.path, table, tree, source.blocks, parts, report)
 
 
 def _read(settings: HierarchySettings, counts: Counts) -> Source:
@@ -78,24 +79,23 @@ def _read(settings: HierarchySettings, counts: Counts) -> Source:
     return read(data, local_path(data.path, settings) if is_url(data.path) else Path(data.path), counts)
 
 
-def _onto_tree(source: Source, data: HierarchyData) -> Source:
+def _onto_tree(source: Source, tree: str, levels: Sequence[str]) -> Source:
     """The same rows with the classes of the given tree. Raises DataError for a label outside of its level."""
-    assert data.tree is not None
-    given = read_csv(Path(data.tree))
-    names, columns = [], []
-    for level, (name, old) in enumerate(zip(data.levels, source.names, strict=True)):
-        new = given.labels(name)[1]
+    if not Path(tree).is_file():
+        raise DataError(f"data.tree: {tree} does not exist; it is a CSV table with the columns {', '.join(levels)}")
+    given = read_csv(Path(tree))
+    names, columns = [given.labels(level)[1] for level in levels], []
+    for level, (old, new) in enumerate(zip(source.names, names, strict=True)):
         outside = sorted(set(old) - set(new))
         if outside:
             row = int(np.flatnonzero(source.table.labels[:, level] == old.index(outside[0]))[0])
             raise DataError(
-                f"{source.path} {source.table.where[row]}: label {outside[0]!r} is no class of level {name!r} in "
-                f"{data.tree}"
+                f"{source.path} {source.table.where[row]}: label {outside[0]!r} is no class of level "
+                f"{levels[level]!r} in {tree}; mend the row, or add the class there"
             )
         place = {text: number for number, text in enumerate(new)}
         table = np.array([*(place[text] for text in old), UNKNOWN], np.int64)
         columns.append(table[source.table.labels[:, level]])
-        names.append(new)
     return replace(source, names=names, table=replace(source.table, labels=np.stack(columns, 1)))
 
 
@@ -103,10 +103,10 @@ def _tree(source: Source, labels: Labels, where: NDArray[np.str_], data: Hierarc
     """The tree of the given table, or of the training rows."""
     levels = data.levels or TOY_LEVELS
     said: Sequence[str] = where.tolist()
-    if data.tree:
-        given = read_csv(Path(data.tree))
+    if source.tree:
+        given = read_csv(Path(source.tree))
         labels = np.stack([given.labels(level)[0] for level in levels], 1)
-        said = [f"{data.tree} {given.where(row)}" for row in range(given.num_rows)]
+        said = [f"{source.tree} {given.where(row)}" for row in range(given.num_rows)]
     builder = Builder(levels, source.names, labels, lambda row: said[row], data.on_conflict)
     tree = builder.build()
     counts.add("overruled", builder.num_resolved)

@@ -17,6 +17,7 @@ from trainer.tasks.page import (
     Class,
     Classification,
     Code,
+    Details,
     Draw,
     Pages,
     Part,
@@ -26,6 +27,19 @@ from trainer.tasks.page import (
     Table,
     Text,
 )
+
+FATES = {
+    "read": "read",
+    "no_label": "left out: no label at any level",
+    "missing_image": "left out: no image",
+    "partial": "left out: a label is unknown",
+    "gaps": "left out: a label is missing under a finer one",
+    "bad": "left out: bad",
+    "overruled": "overruled by the majority",
+    "filled": "with a coarser label filled in",
+    "used": "used",
+}
+"""What `tasks.hierarchy.report` counts, in words."""
 
 
 def pages(run: RunFacts, draw: Draw) -> Pages:
@@ -106,14 +120,19 @@ def _name(tree: Tree, level: int, cls: int) -> str | None:
 def _labels(info: dict[str, Any], tree: Tree) -> list[Part]:
     """Classes and unknown labels of each level before and after filling, and what became of the rows."""
     data = info["data"]
-    columns = ("level", "classes", "unknown as read", "unknown after filling")
-    rows: list[list[Cell]] = [
-        [level, tree.num_classes[number], int(data["unknown_before"][level]), int(data["unknown_after"][level])]
-        for number, level in enumerate(tree.levels)
-    ]
+    columns = ("level", "classes", "unknown as read", "share", "unknown after filling", "share")
+    used = max(1, int(data["rows"]["used"]))
+    rows: list[list[Cell]] = []
+    for number, level in enumerate(tree.levels):
+        before, after = int(data["unknown_before"][level]), int(data["unknown_after"][level])
+        rows.append([level, tree.num_classes[number], before, Share(before / used), after, Share(after / used)])
     parts: list[Part] = [Table(columns, rows, "Labels that the rows do not know.")]
-    left: list[list[Cell]] = [[name, int(number)] for name, number in data["rows"].items()]
+    counts: list[list[Cell]] = [[FATES.get(name, name), int(number)] for name, number in data["rows"].items()]
     splits: list[list[Cell]] = [[name, int(number)] for name, number in info["splits"].items()]
-    tables = Table(("split", "rows"), splits), Table(("rows", "number"), left, "What happened to rows on their way in.")
-    parts.append(Beside(*tables) if left else tables[0])
+    parts.append(Beside(Table(("rows on their way in", "number"), counts), Table(("split", "rows"), splits)))
+    alone = [f"{level}: {', '.join(names)}" for level, names in data["classes_without_rows"].items() if names]
+    if alone:
+        parts.append(Details("Classes without a row", [Text(line) for line in alone]))
+    if data["bad"]:
+        parts.append(Details("Bad rows", [Text(line) for line in data["bad"]]))
     return parts

@@ -6,11 +6,29 @@ from typing import Any
 import numpy as np
 
 from trainer.tasks.hierarchy.tree import Tree
-from trainer.tasks.page import Cell, Draw, Floats, Line, Mark, Part, Picture, RunFacts, Section, Share, Table, Text
+from trainer.tasks.page import (
+    Cell,
+    Draw,
+    Floats,
+    Line,
+    Part,
+    Picture,
+    RunFacts,
+    Section,
+    Share,
+    Table,
+    Text,
+    told_apart,
+)
 
 Record = dict[str, Any]
-MAX_LEVELS = 6
-"""Colours that are told apart."""
+MASKED = "val_mask_"
+"""How the names of masked passes begin."""
+ROW = 0.1
+"""Height of a row of ticks, next to a probability of 1."""
+NOTHING = "(nothing)"
+GROUPS = "mix_level"
+"""The one curve that is no probability: the level of the groups of mixing, 0 the finest."""
 
 
 def sections(run: RunFacts, tree: Tree, draw: Draw) -> list[Section]:
@@ -21,9 +39,10 @@ def sections(run: RunFacts, tree: Tree, draw: Draw) -> list[Section]:
     if steps or passes:
         found.append(Section("Levels", _levels(steps, passes, tree, draw)))
     if any(one.get("weights") for one in steps):
-        found.append(Section("Balance of the levels", _balance(steps, tree, draw)))
-    if any(one.get("curves") for one in steps):
-        found.append(Section("Mixing and masking over the run", _curves(steps, passes, draw)))
+        measured = [one for one in run.records if one["event"] == "Balanced"]
+        found.append(Section("Balance of the levels", _balance(steps, measured or steps, tree, draw)))
+    if any(one.get("curves") for one in steps) or any(one["name"].startswith(MASKED) for one in passes):
+        found.append(Section("Mixing, masks and passes", [_schedule(steps, passes, draw), *_groups(steps, tree)]))
     if run.info.get("blocks"):
         found.append(Section("Blocks", _blocks(passes, run.info["blocks"], tree, draw)))
     return found
@@ -38,10 +57,11 @@ def _levels(steps: Sequence[Record], passes: Sequence[Record], tree: Tree, draw:
         ("top1", lambda one, level: one.get("metrics", {}).get(f"{level}/top1")),
     ):
         lines = []
-        for level, color in zip(tree.levels, draw.colors, strict=False):
-            lines += _line(f"{level}, training", steps, _of(trained, level), color, faint=True)
+        for number, level in enumerate(tree.levels):
+            style = told_apart(number, draw.colors)
+            lines += _line(f"{level}, training", steps, _of(trained, level), style, faint=True)
             lines += _line(
-                level, val, _of(lambda one, key: one["metrics"].get(key), f"{level}/{name}"), color, points=True
+                level, val, _of(lambda one, key: one["metrics"].get(key), f"{level}/{name}"), style, points=True
             )
         if lines:
             caption = (
@@ -55,18 +75,19 @@ def _of(get: Callable[[Record, str], Any], key: str) -> Callable[[Record], Any]:
     return lambda one: get(one, key)
 
 
-def _balance(steps: Sequence[Record], tree: Tree, draw: Draw) -> list[Part]:
-    """Weights, norms at the shared trunk, and losses over their first values."""
+def _balance(steps: Sequence[Record], measured: Sequence[Record], tree: Tree, draw: Draw) -> list[Part]:
+    """Weights and norms at the shared trunk where they were measured, and losses over their first values."""
     pictures: list[Part] = []
-    for title, label, get in (
-        ("Weight of each level's loss; together they are the number of levels.", "weight", _entry("weights")),
-        ("Norm of each level's gradient at the shared trunk, running mean.", "norm", _entry("norms")),
-        ("Loss of each level over its first value: who has gained how much.", "loss / first loss", _relative(steps)),
+    ratio = "Loss of each level over its first value: who has gained how much."
+    for title, label, records, get in (
+        ("Weight of each level's loss.", "weight", measured, _entry("weights")),
+        ("Norm of each level's gradient at the shared trunk, running mean.", "norm", measured, _entry("norms")),
+        (ratio, "loss / first loss", steps, _relative(steps)),
     ):
         lines = [
             line
-            for level, color in zip(tree.levels, draw.colors, strict=False)
-            for line in _line(level, steps, _of(get, level), color)
+            for number, level in enumerate(tree.levels)
+            for line in _line(level, records, _of(get, level), told_apart(number, draw.colors))
         ]
         if lines:
             pictures.append(_over_steps(lines, label, title, draw, from_zero=True))
@@ -91,31 +112,52 @@ def _relative(steps: Sequence[Record]) -> Callable[[Record, str], Any]:
     return get
 
 
-def _curves(steps: Sequence[Record], passes: Sequence[Record], draw: Draw) -> list[Part]:
-    """The curves of the settings; ticks stand where passes ran."""
-    names = list(dict.fromkeys(name for one in steps for name in one.get("curves", {})))
+def _schedule(steps: Sequence[Record], passes: Sequence[Record], draw: Draw) -> Picture:
+    """The curves of the settings, and below them a row of ticks for each pass: where it ran."""
+    curves = list(dict.fromkeys(name for one in steps for name in one.get("curves", {}) if name != GROUPS))
     lines = [
         line
-        for name, color in zip(names, draw.colors, strict=False)
-        for line in _line(name, steps, _of(_entry("curves"), name), color)
+        for number, name in enumerate(curves)
+        for line in _line(name, steps, _of(_entry("curves"), name), told_apart(number, draw.colors))
     ]
-    marks = [Mark(float(step), kind, color, "tick") for step, kind, color in _ran(passes, draw)]
-    caption = "Values that follow the settings' curves; ticks stand where passes ran."
-    return [_over_steps(lines, "value", caption, draw, marks=marks, from_zero=True, wide=True)]
-
-
-def _ran(passes: Sequence[Record], draw: Draw) -> list[tuple[int, str, str]]:
-    """Steps after which passes ran, what kinds they were, and a colour for each."""
-    at: dict[int, set[bool]] = {}
+    ran: dict[str, list[int]] = {}
     for one in passes:
         if not one.get("is_final"):
-            at.setdefault(int(one["step"]), set()).add("_mask_" in one["name"])
-    kinds = {
-        frozenset({False}): ("standard pass", draw.muted),
-        frozenset({True}): ("masked passes", draw.bad),
-        frozenset({False, True}): ("both", draw.colors[4]),
-    }
-    return [(step, *kinds[frozenset(found)]) for step, found in sorted(at.items())]
+            ran.setdefault(one["name"], []).append(int(one["step"]))
+    top = 1.05 if lines else 0.0
+    places = [-ROW * (row + 1) for row in range(len(ran))]
+    height = top + ROW * (len(ran) + 0.6)
+
+    def paint(axes: Any) -> None:
+        for line in lines:
+            axes.plot(line.x, line.y, label=line.label, color=line.color, linestyle="--" if line.dashed else "-")
+        for place, (name, at) in zip(places, ran.items(), strict=True):
+            color = draw.bad if name.startswith(MASKED) else draw.muted
+            axes.plot(at, [place] * len(at), "|", color=color, markersize=9, markeredgewidth=1.6)
+        shares = [0.0, 0.25, 0.5, 0.75, 1.0] if lines else []
+        names = [draw.plain(name, limit=40) for name in ran]
+        axes.set_yticks([*shares, *places], labels=[*(f"{share:g}" for share in shares), *names])
+        axes.set(xlabel="step", ylim=(top - height, top))
+        axes.set_xlim(left=0)
+        if lines:
+            axes.axhline(0.0, color=draw.muted, linewidth=0.8)
+            axes.legend()
+
+    what = "Probabilities that follow the settings' curves" if lines else "No curve is set"
+    caption = f"{what}; below, a tick where each pass ran."
+    return draw.paint(paint, alt=caption.rstrip("."), caption=caption, size=(12.0, 0.8 + 2.9 * height), wide=True)
+
+
+def _groups(steps: Sequence[Record], tree: Tree) -> list[Part]:
+    """Whose classes were the groups of mixing, where that changed over the run."""
+    found: dict[str, int] = {}
+    for one in steps:
+        if (level := one.get("curves", {}).get(GROUPS)) is not None:
+            found.setdefault(tree.levels[int(level)], int(one["step"]))
+    if not found:
+        return []
+    text = ", then ".join(f"{level} (seen at step {step:,})" for level, step in found.items())
+    return [Text(f"Rows were mixed with rows of the same {text}.", muted=True)]
 
 
 def _blocks(passes: Sequence[Record], blocks: dict[str, int], tree: Tree, draw: Draw) -> list[Part]:
@@ -126,15 +168,15 @@ def _blocks(passes: Sequence[Record], blocks: dict[str, int], tree: Tree, draw: 
         return [Text("No standard pass is finished yet.", muted=True)]
     valid: list[list[Cell]] = [[name, width, Share(standard.get(f"valid_{name}"))] for name, width in blocks.items()]
     parts: list[Part] = [Table(("block", "columns", "valid"), valid, "Share of validation rows that have each block.")]
-    masked = {name: metrics for name, metrics in latest.items() if name.startswith("val_mask_")}
+    masked = {_without(name, list(blocks)): metrics for name, metrics in latest.items() if name.startswith(MASKED)}
     if not masked:
         return parts
     rows: list[list[Cell]] = []
-    for name, metrics in {"val": standard, **masked}.items():
-        cells: list[Cell] = [name.removeprefix("val_mask_") if name != "val" else "(nothing)"]
+    for name, metrics in {NOTHING: standard, **masked}.items():
+        cells: list[Cell] = [name]
         for level in tree.levels:
             value, best = metrics.get(f"{level}/top1"), standard.get(f"{level}/top1")
-            has_both = value is not None and best is not None and name != "val"
+            has_both = value is not None and best is not None and name != NOTHING
             cells += [Share(value), f"{value - best:+.3f}" if has_both else None]
         rows.append(cells)
     heads = [text for level in tree.levels for text in (f"{level} top-1", "change")]
@@ -143,14 +185,29 @@ def _blocks(passes: Sequence[Record], blocks: dict[str, int], tree: Tree, draw: 
     return parts
 
 
+def _without(name: str, blocks: Sequence[str]) -> str:
+    """The blocks of a masked pass as people read them; their own names may hold the sign that joins them."""
+
+    def split(rest: str, left: Sequence[str]) -> list[str] | None:
+        if rest in left:
+            return [rest]
+        for place, block in enumerate(left):
+            if rest.startswith(f"{block}_") and (more := split(rest[len(block) + 1 :], left[place + 1 :])):
+                return [block, *more]
+        return None
+
+    rest = name.removeprefix(MASKED)
+    return "all of them" if rest == "all" else " + ".join(split(rest, blocks) or [rest])
+
+
 def _block_bars(masked: dict[str, Any], standard: dict[str, Any], level: str, draw: Draw) -> Picture:
-    names = ["(nothing)", *(name.removeprefix("val_mask_").replace("_", " + ") for name in masked)]
+    names = [NOTHING, *masked]
     values = [float(one.get(f"{level}/top1") or 0.0) for one in (standard, *masked.values())]
     return draw.bars(
         names,
         values,
         texts=[f"{value:.3f}" for value in values],
-        colors=[draw.colors[0], *[draw.colors[1]] * len(masked)],
+        colors=[draw.colors[0], *[draw.colors[5]] * len(masked)],
         value_label=f"{level} top-1",
         limit=1.1,
         alt=f"Top-1 of {level} without sets of blocks",
@@ -167,7 +224,7 @@ def _line(
     label: str,
     records: Sequence[Record],
     get: Callable[[Record], Any],
-    color: str,
+    style: tuple[str, bool],
     *,
     faint: bool = False,
     points: bool = False,
@@ -175,20 +232,11 @@ def _line(
     """A curve over steps with gaps where there is no value; none without any value."""
     x: Floats = np.array([float(one["step"]) for one in records])
     y: Floats = np.array([np.nan if (value := get(one)) is None else float(value) for one in records])
-    return [Line(label, x, y, color, faint=faint, points=points)] if np.isfinite(y).any() else []
+    color, is_dashed = style
+    line = Line(label, x, y, color, faint=faint, dashed=is_dashed, points=points)
+    return [line] if np.isfinite(y).any() else []
 
 
-def _over_steps(
-    lines: Sequence[Line],
-    y_label: str,
-    caption: str,
-    draw: Draw,
-    *,
-    marks: Sequence[Mark] = (),
-    from_zero: bool = False,
-    wide: bool = False,
-) -> Picture:
+def _over_steps(lines: Sequence[Line], y_label: str, caption: str, draw: Draw, *, from_zero: bool = False) -> Picture:
     alt = caption.rstrip(".")
-    return draw.lines(
-        lines, alt=alt, caption=caption, x_label="step", y_label=y_label, marks=marks, from_zero=from_zero, wide=wide
-    )
+    return draw.lines(lines, alt=alt, caption=caption, x_label="step", y_label=y_label, from_zero=from_zero)

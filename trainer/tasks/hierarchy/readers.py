@@ -1,11 +1,14 @@
-"""Readers: CSV, Parquet, NPZ, and a folder of images with a table `index.csv`.
+"""Readers: CSV, Parquet, NPZ, a folder of images with a table `index.csv`, and what `trainer prepare` packed.
 
 file ─► Columns (texts by name) ─► Source: table, class names, block map
 """
 
 import csv
+import glob
 import zipfile
+import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from numpy.typing import NDArray
 from trainer.config.hierarchy import HierarchyData
 from trainer.errors import DataError
 from trainer.tasks.hierarchy.images import read_images
+from trainer.tasks.hierarchy.packed import HEADER, open_packed_rows
 from trainer.tasks.hierarchy.report import Counts
 from trainer.tasks.hierarchy.table import Columns, Features, Source, Table
 
@@ -27,6 +31,20 @@ _MISSING_DATA = "trainer train --task hierarchy --config quick trains on a gener
 def read(data: HierarchyData, path: Path, counts: Counts) -> Source:
     """The rows that the settings point to. Raises DataError for everything that is missing or not what they say."""
     layout, file = find_layout(data, path)
+    source = _read_packed(data, file.parent) if layout == "packed" else _read_columns(data, layout, file, counts)
+    return replace(source, tree=data.tree or source.tree)
+
+
+def _read_packed(data: HierarchyData, folder: Path) -> Source:
+    """Packed rows, if the settings mean the same columns."""
+    packed = open_packed_rows(folder)
+    packed.check_settings(data)
+    source = packed.source()
+    is_given = data.split.by == "given"
+    return replace(source, table=source.table if is_given else replace(source.table, split=None))
+
+
+def _read_columns(data: HierarchyData, layout: str, file: Path, counts: Counts) -> Source:
     if not data.levels:
         raise DataError(f"{file}: data.levels must name the columns of the labels, fine to coarse")
     if layout == "npz":
@@ -52,6 +70,8 @@ def find_layout(data: HierarchyData, path: Path) -> tuple[str, Path]:
     if path.is_dir():
         found = sorted(one for one in path.iterdir() if one.suffix in _SUFFIXES)
         index = path / INDEX
+        if data.layout == "packed" or (data.layout == "auto" and (path / HEADER).is_file()):
+            return "packed", path / HEADER
         if data.layout == "images" or (data.layout == "auto" and index.is_file()):
             if not index.is_file():
                 raise DataError(f"{path} has no {INDEX}, the table of its images")
@@ -74,10 +94,14 @@ def read_csv(file: Path) -> Columns:
             reader = csv.reader(stream)
             header = next(reader, [])
             rows = [(reader.line_num, row) for row in reader if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is no text in UTF-8 (byte {error.start:,}); save it as CSV in UTF-8") from None
+    except (OSError, csv.Error) as error:
         raise DataError(f"{file} cannot be read as CSV: {error}") from None
     if not header or not rows:
         raise DataError(f"{file} holds no rows")
+    if len(header) == 1 and (mark := next((mark for mark in ";\t|" if mark in header[0]), None)):
+        raise DataError(f"{file} has {mark!r} between its columns; save it with commas")
     for line, row in rows:
         if len(row) != len(header):
             raise DataError(f"{file} line {line} has {len(row)} cells, the header {len(header)}")
@@ -89,19 +113,20 @@ def read_csv(file: Path) -> Columns:
 
 
 def _read_parquet(file: Path) -> Columns:
+    """A Parquet table by DuckDB, which needs no other library and is 2.5 times smaller than PyArrow."""
     try:
-        parquet = import_module("pyarrow.parquet")
+        duckdb = import_module("duckdb")
     except ImportError:
-        raise DataError(f"{file} needs pyarrow: pip install pyarrow, or save the table as CSV") from None
+        raise DataError(f"{file} needs DuckDB: pip install 'signs-trainer[parquet]', or save it as CSV") from None
     try:
-        table = parquet.read_table(file)
-    except (OSError, ValueError) as error:
+        table = duckdb.read_parquet(glob.escape(str(file)))
+        names, rows = table.columns, table.fetchall()
+    except duckdb.Error as error:
         raise DataError(f"{file} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
-    columns = {
-        name: ["" if value is None else str(value) for value in table[name].to_pylist()] for name in table.column_names
-    }
-    if not table.num_rows:
+    if not rows:
         raise DataError(f"{file} holds no rows")
+    cells = (["" if value is None else str(value) for value in column] for column in zip(*rows, strict=True))
+    columns = dict(zip(names, cells, strict=True))
     return Columns(str(file), columns, lambda row: f"row {row}")
 
 
@@ -110,7 +135,7 @@ def _read_npz(file: Path) -> tuple[Columns, dict[str, NDArray[Any]]]:
     try:
         with np.load(file, allow_pickle=False) as content:
             arrays = {name: content[name] for name in content.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{file} cannot be read as NPZ: {error}") from None
     lengths = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
     if len(set(lengths.values())) != 1 or not next(iter(lengths.values())):

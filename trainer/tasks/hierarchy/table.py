@@ -76,6 +76,8 @@ class Source:
     names: list[list[str]]
     """Classes of each level, sorted."""
     blocks: BlockMap
+    tree: str | None = None
+    """A CSV table of the label tree, in place of the training rows."""
 
 
 class Columns:

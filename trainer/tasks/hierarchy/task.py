@@ -8,7 +8,7 @@ In passes the loss is cross-entropy whatever is trained on, so that runs with di
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -22,11 +22,12 @@ from trainer.data.plan import Plan
 from trainer.engine.task import Loss, Pass, PassResult, Sums
 from trainer.errors import SettingsError
 from trainer.tasks.hierarchy import metrics
-from trainer.tasks.hierarchy.blocks import BlockSet
+from trainer.tasks.hierarchy.blocks import BlockMap, BlockSet
 from trainer.tasks.hierarchy.criteria import build_criteria, class_weights, cross_entropy
 from trainer.tasks.hierarchy.dataset import HierarchyRows
 from trainer.tasks.hierarchy.heads import log_probabilities
 from trainer.tasks.hierarchy.loss import Targets, level_sums, right_sums
+from trainer.tasks.hierarchy.remarks import caveat, remarks
 from trainer.tasks.hierarchy.rows import RowSets, open_data
 from trainer.tasks.hierarchy.tree import FILE, Tree
 from trainer.tasks.hierarchy.trunks import HierarchyNet, Shape
@@ -44,15 +45,18 @@ class HierarchyTask:
     best_metric = "val/loss"
 
     def __init__(self, settings: HierarchySettings, rows: RowSets) -> None:
-        """Raises SettingsError for names of classes that there are not."""
+        """Raises SettingsError for names of classes that there are not, and for passes of one name."""
         self.settings, self.rows = settings, rows
         self.tree, self.blocks = rows.opened.tree, rows.opened.blocks
         self.model_name = model_name(settings)
         self.curves = rows.train.curves.by_name
+        self.caveat = caveat(rows.opened, settings.data)
+        self.remarks = remarks(rows.opened, settings.data)
         self.left_out = left_out(rows.opened.report["rows"])
         self.subsets = {name: _classes(self.tree, name, chosen) for name, chosen in settings.data.subsets.items()}
         self.metrics = metrics.metric_names(self.tree, self.blocks.names, list(self.subsets))
         self.table_size = max(len(own) for own in rows.evaluated.values())
+        _refuse_twins(self.blocks, self._mask_sets())
         self.criteria = build_criteria(settings.loss, self.tree)
         self.class_weights = class_weights(settings.loss, self.tree, rows.plain.labels)
 
@@ -180,7 +184,6 @@ class HierarchyTask:
             "shape": list(self.rows.shape),
             "decode": self.settings.decode.model_dump(),
             "data": opened.report,
-            "is_fair": opened.is_fair,
             "data_digest": opened.table.digest,
             "tree_digest": self.tree.digest,
             "model_size": self.model_name,
@@ -200,6 +203,16 @@ def _classes(tree: Tree, subset: str, chosen: Sequence[str]) -> Indices:
     if unknown:
         raise SettingsError(f"data.subsets.{subset} names {unknown[0]!r}; {tree.levels[0]} has no such class")
     return np.array([names[name] for name in chosen], np.int64)
+
+
+def _refuse_twins(blocks: BlockMap, sets: Iterable[BlockSet]) -> None:
+    """Raises SettingsError for two sets of blocks whose passes would have one name: a and b, and a_b."""
+    found: dict[str, BlockSet] = {}
+    for one in sets:
+        other = found.setdefault(blocks.pass_name(one), one)
+        if other != one:
+            pair = f"{'+'.join(other)} and {'+'.join(one)}"
+            raise SettingsError(f"mask.passes: {pair} would both be {blocks.pass_name(one)}; rename a block")
 
 
 def build(settings: HierarchySettings, shape: Shape, blocks: dict[str, int], tree: Tree) -> HierarchyNet:
