@@ -3,6 +3,13 @@
 The table is also the frozen list of names that people's values files hold on to.
 """
 
+import json
+from functools import cache
+
+import pytest
+
+from charts.tools import helm
+
 S3 = {"config": {"run": {"store": "s3://bucket/runs"}}}
 KEYS = {**S3, "s3": {"existingSecret": "keys"}}
 ELASTIC = {"elastic": {"enabled": True}, "worker": {"replicas": 2}}
@@ -163,3 +170,20 @@ def at(path, value):
     for key in reversed(path.split(".")):
         value = {key: value}
     return value
+
+
+def render(values=None, name="signs-train", namespace="default", apis=()):
+    """`helm.render`, where Helm is asked once for what the tests of a file want again and again."""
+    return helm.parsed(_text(json.dumps(values or {}), name, namespace, tuple(apis)))
+
+
+@cache
+def _text(values, name, namespace, apis):
+    return helm.text(json.loads(values), name, namespace, apis=apis)
+
+
+def refusal(values):
+    """What Helm says to values that it must refuse."""
+    with pytest.raises(helm.ChartError) as caught:
+        render(values)
+    return str(caught.value)

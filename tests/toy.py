@@ -1,5 +1,6 @@
 """A task small enough to be killed hundreds of times: dropout, keyed augmentation, two passes."""
 
+import gc
 import os
 import signal
 import socket
@@ -170,6 +171,7 @@ def train_toy(settings: Any, task_class: Callable[[Any], Any] = ToyTask) -> Any:
         return train_task(task_class(settings), settings, world)
     finally:
         world.leave()
+        gc.freeze()  # again: a run ends with `unfreeze`, and from then on every collection would read all of torch
 
 
 def free_port() -> int:

@@ -1,5 +1,6 @@
 """Runs of the task translation that take a second: a narrow model on few pairs of a generated corpus."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,10 @@ def translation_settings(folder: Path, **values: Any) -> TranslationSettings:
 
 def train_here(settings: TranslationSettings) -> Finished:
     """One attempt in this process."""
-    return train_settings(settings)
+    try:
+        return train_settings(settings)
+    finally:
+        gc.freeze()  # as in tests.toy
 
 
 def attempt(settings: TranslationSettings, world_size: int = 1, crash_at: str | None = None) -> list[int]:

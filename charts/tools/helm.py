@@ -40,10 +40,19 @@ def render(
 
     `apis` are what the cluster has beyond Kubernetes' own, as `group/version`.
     """
+    return parsed(text(values or {}, name, namespace, chart, apis))
+
+
+def text(values: dict[str, Any], name: str, namespace: str, chart: Path = CHART, apis: Sequence[str] = ()) -> str:
+    """What `render` takes apart. ChartError as there."""
     if problem := missing():
         raise ChartError(problem)
     make = _by_library if find_spec("helm_python") else _by_command
-    text = make(values or {}, name, namespace, chart, apis)
+    return make(values, name, namespace, chart, apis)
+
+
+def parsed(text: str) -> list[dict[str, Any]]:
+    """The objects in a stream of YAML documents."""
     return [found for found in yaml.load_all(text, _LOADER) if found]
 
 

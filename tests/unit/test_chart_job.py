@@ -5,7 +5,7 @@ import re
 import pytest
 
 from charts.tools import helm
-from tests.chart_values import ELASTIC, KEYS, S3, at, merged
+from tests.chart_values import ELASTIC, KEYS, S3, at, merged, render
 
 pytestmark = pytest.mark.skipif(helm.missing() is not None, reason=str(helm.missing()))
 
@@ -13,7 +13,7 @@ RUN = {"preset": "none", "config": {"data": {"path": "/data"}}}
 
 
 def objects(values=None, **release):
-    return {found["kind"]: found for found in helm.render(values or {}, **release)}
+    return {found["kind"]: found for found in render(values or {}, **release)}
 
 
 def job(values=None, **release):
@@ -210,7 +210,7 @@ def test_the_id_can_be_pinned():
 
 
 def test_two_releases_share_nothing():
-    one, two = helm.render({}, name="one"), helm.render({}, name="two")
+    one, two = render({}, name="one"), render({}, name="two")
     names = {(found["kind"], found["metadata"]["name"]) for found in one}
     assert not names & {(found["kind"], found["metadata"]["name"]) for found in two}
 
@@ -262,7 +262,7 @@ def test_two_releases_share_nothing():
 )
 def test_what_cannot_run_is_refused_in_words(values, release, says):
     with pytest.raises(helm.ChartError) as caught:
-        helm.render(values, name=release)
+        render(values, name=release)
     assert says in str(caught.value)
     assert "nil pointer" not in str(caught.value)
 

@@ -7,7 +7,7 @@ import yaml
 
 from charts.tools import helm, manifests
 from charts.tools.values_docs import CHART
-from tests.chart_values import OF_GRAFANA, RULED, SCRAPED, SHOWN, at, merged
+from tests.chart_values import OF_GRAFANA, RULED, SCRAPED, SHOWN, at, merged, render
 
 pytestmark = pytest.mark.skipif(helm.missing() is not None, reason=str(helm.missing()))
 
@@ -26,7 +26,7 @@ SWITCHES = {
 
 
 def find(values, kind, **options):
-    return [found for found in helm.render(values, **options) if found["kind"] == kind]
+    return [found for found in render(values, **options) if found["kind"] == kind]
 
 
 def template(values):
@@ -44,14 +44,14 @@ def environment(values):
 
 def refusal(values, **options):
     with pytest.raises(helm.ChartError) as caught:
-        helm.render(values, **options)
+        render(values, **options)
     return str(caught.value)
 
 
 @pytest.mark.parametrize("path", SWITCHES)
 def test_each_switch_makes_its_objects_and_nothing_else(path):
-    plain = [found["kind"] for found in helm.render({})]
-    more = [found["kind"] for found in helm.render(at(path, True), apis=[OPERATOR, GRAFANA])]
+    plain = [found["kind"] for found in render({})]
+    more = [found["kind"] for found in render(at(path, True), apis=[OPERATOR, GRAFANA])]
     assert sorted(more) == sorted(plain + SWITCHES[path])
     assert SWITCHES[path] or path == "monitoring.annotations.enabled"
 
@@ -63,7 +63,7 @@ def test_objects_of_an_operator_that_is_not_there_are_refused_unless_insisted_on
     assert f"{path}: the cluster has no {wanted}" in said
     assert "monitoring.requireApi: false" in said
     insisted = merged(at(path, True), at("monitoring.requireApi", False))
-    assert helm.render(insisted) == helm.render(merged(insisted, at("monitoring.requireApi", True)), apis=[wanted])
+    assert render(insisted) == render(merged(insisted, at("monitoring.requireApi", True)), apis=[wanted])
 
 
 @pytest.mark.parametrize(
@@ -226,9 +226,7 @@ def test_a_grafana_is_chosen_by_its_labels():
 
 def test_in_a_namespace_of_others_objects_carry_the_releases_own():
     everything = merged(SCRAPED, RULED, SHOWN, OF_GRAFANA, at("monitoring.namespace", "monitoring"))
-    theirs = [
-        found for found in helm.render(everything, namespace="ml") if found["metadata"]["namespace"] == "monitoring"
-    ]
+    theirs = [found for found in render(everything, namespace="ml") if found["metadata"]["namespace"] == "monitoring"]
     assert len(theirs) == 2 + 2 * len(DASHBOARDS)
     assert all(found["metadata"]["name"].startswith("ml-signs-train") for found in theirs)
     (monitor,) = (found for found in theirs if found["kind"] == "PodMonitor")
@@ -240,7 +238,7 @@ def test_in_a_namespace_of_others_objects_carry_the_releases_own():
 
 def test_monitors_and_rules_carry_the_labels_by_which_prometheus_picks():
     given = merged(SCRAPED, RULED, SHOWN, at("monitoring.labels", {"release": "prometheus"}))
-    picked = [found["kind"] for found in helm.render(given) if found["metadata"]["labels"].get("release")]
+    picked = [found["kind"] for found in render(given) if found["metadata"]["labels"].get("release")]
     assert sorted(picked) == ["PodMonitor", "PrometheusRule"]
 
 

@@ -5,9 +5,8 @@ import json
 import pytest
 import yaml
 
-from charts.tools import helm
 from charts.tools.values_docs import CHART
-from tests.chart_values import ELASTIC, KEYS, S3, SCRAPED, at, merged
+from tests.chart_values import ELASTIC, KEYS, S3, SCRAPED, at, merged, render
 
 helm_python = pytest.importorskip("helm_python", reason="Helm as a library: pip install helm-python-sdk")
 
@@ -30,7 +29,7 @@ def test_lint_has_nothing_to_say(path):
 
 def test_they_say_what_happens_and_which_commands_to_type():
     text = notes({})
-    job = next(found["metadata"]["name"] for found in helm.render({}, namespace="ml") if found["kind"] == "PyTorchJob")
+    job = next(found["metadata"]["name"] for found in render({}, namespace="ml") if found["kind"] == "PyTorchJob")
     assert f"The job {job} starts now: one pod, 1 process(es) in each." in text
     assert "run signs-train on generated data (preset quick)" in text
     assert "file:///store/signs-train, on the claim signs-train-store" in text

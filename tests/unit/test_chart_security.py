@@ -9,7 +9,7 @@ import yaml
 
 from charts.tools import helm, manifests
 from charts.tools.values_docs import CHART
-from tests.chart_values import ELASTIC, KEYS, S3, at, merged
+from tests.chart_values import ELASTIC, KEYS, S3, at, merged, render
 
 pytestmark = pytest.mark.skipif(helm.missing() is not None, reason=str(helm.missing()))
 
@@ -24,7 +24,7 @@ def case(name):
 
 
 def find(values, kind):
-    return [found for found in helm.render(values) if found["kind"] == kind]
+    return [found for found in render(values) if found["kind"] == kind]
 
 
 def pods(rendered):
@@ -60,14 +60,14 @@ def violations(spec):
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_pod_passes_the_restricted_standard(name):
-    specs = list(pods(helm.render(case(name))))
+    specs = list(pods(render(case(name))))
     assert len(specs) >= 2
     assert [list(violations(spec)) for spec in specs] == [[]] * len(specs)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_objects_have_the_usual_labels_and_selectors_hang_on_what_stays(name):
-    rendered = helm.render(case(name))
+    rendered = render(case(name))
     for found in rendered:
         if found["metadata"]["name"].endswith(("-more", "-text")):
             continue
@@ -89,15 +89,15 @@ def test_objects_have_the_usual_labels_and_selectors_hang_on_what_stays(name):
 
 @pytest.mark.parametrize("values", [LITERAL, merged(LITERAL, at("s3.mode", "file"))], ids=["env", "file"])
 def test_keys_given_as_values_stand_in_the_secret_alone(values):
-    rendered = helm.render(values)
+    rendered = render(values)
     holders = [found["kind"] for found in rendered if "not-to-be-seen" in json.dumps(found)]
     assert holders == ["Secret"]
-    assert not [found for found in helm.render(KEYS) if found["kind"] == "Secret"]
+    assert not [found for found in render(KEYS) if found["kind"] == "Secret"]
 
 
 def test_the_pod_takes_keys_from_the_secret():
     values = merged(KEYS, at("s3.keys", {"accessKeyId": "access", "secretAccessKey": "s", "sessionToken": "t"}))
-    (spec, test) = pods(helm.render(values))
+    (spec, test) = pods(render(values))
     for container in (spec["containers"][0], test["containers"][0]):
         env = {one["name"]: one.get("valueFrom", {}).get("secretKeyRef") for one in container["env"]}
         assert env["AWS_ACCESS_KEY_ID"] == {"name": "keys", "key": "access"}
@@ -107,7 +107,7 @@ def test_the_pod_takes_keys_from_the_secret():
 
 
 def test_the_pod_takes_keys_from_a_file():
-    spec = next(pods(helm.render(merged(KEYS, at("s3.mode", "file")))))
+    spec = next(pods(render(merged(KEYS, at("s3.mode", "file")))))
     env = {one["name"]: one.get("value") for one in spec["containers"][0]["env"]}
     assert env["AWS_SHARED_CREDENTIALS_FILE"] == "/etc/aws/credentials"
     assert "AWS_SECRET_ACCESS_KEY" not in env
@@ -131,7 +131,7 @@ def test_the_pod_takes_keys_from_a_file():
     ids=["aws", "gcp", "azure"],
 )
 def test_identity_is_the_service_accounts(identity, annotation, value):
-    rendered = helm.render(merged(S3, {"workloadIdentity": identity}))
+    rendered = render(merged(S3, {"workloadIdentity": identity}))
     (account,) = (found for found in rendered if found["kind"] == "ServiceAccount")
     assert account["metadata"]["annotations"] == {annotation: value}
     assert account["automountServiceAccountToken"] is False
@@ -142,7 +142,7 @@ def test_identity_is_the_service_accounts(identity, annotation, value):
 
 
 def test_a_role_without_amazons_webhook_gets_its_token_from_the_kubelet():
-    spec = next(pods(helm.render(case("identity"))))
+    spec = next(pods(render(case("identity"))))
     env = {one["name"]: one.get("value") for one in spec["containers"][0]["env"]}
     assert env["AWS_ROLE_ARN"] == ROLE
     assert env["AWS_WEB_IDENTITY_TOKEN_FILE"] == "/var/run/secrets/aws/token"
@@ -151,7 +151,7 @@ def test_a_role_without_amazons_webhook_gets_its_token_from_the_kubelet():
 
 
 def test_without_an_account_of_its_own_a_pod_has_the_default_one():
-    rendered = helm.render(at("serviceAccount.create", False))
+    rendered = render(at("serviceAccount.create", False))
     assert not [found for found in rendered if found["kind"] == "ServiceAccount"]
     assert {spec["serviceAccountName"] for spec in pods(rendered)} == {"default"}
 
@@ -159,17 +159,15 @@ def test_without_an_account_of_its_own_a_pod_has_the_default_one():
 def test_images_by_digest_and_from_a_registry_for_all():
     digest = "sha256:" + "0" * 64
     values = {"image": {"registry": "a.example.org", "repository": "me/t", "tag": "x", "digest": digest}}
-    assert {spec["containers"][0]["image"] for spec in pods(helm.render(values))} == {f"a.example.org/me/t@{digest}"}
+    assert {spec["containers"][0]["image"] for spec in pods(render(values))} == {f"a.example.org/me/t@{digest}"}
     everywhere = {"global": {"imageRegistry": "b.example.org", "imagePullSecrets": [{"name": "one"}]}}
-    (spec, _) = pods(
-        helm.render(merged(values, at("image.digest", ""), everywhere, {"imagePullSecrets": [{"name": "2"}]}))
-    )
+    (spec, _) = pods(render(merged(values, at("image.digest", ""), everywhere, {"imagePullSecrets": [{"name": "2"}]})))
     assert spec["containers"][0]["image"] == "b.example.org/me/t:x"
     assert spec["imagePullSecrets"] == [{"name": "one"}, {"name": "2"}]
 
 
 def test_placement_is_passed_on():
-    spec = next(pods(helm.render(case("gpu"))))
+    spec = next(pods(render(case("gpu"))))
     assert spec["priorityClassName"] == "training"
     assert spec["tolerations"][0]["key"] == "nvidia.com/gpu"
     (spread,) = spec["topologySpreadConstraints"]
@@ -189,7 +187,7 @@ def test_placement_is_passed_on():
 
 
 def test_extras_may_hold_templates():
-    rendered = helm.render(case("extras"))
+    rendered = render(case("extras"))
     spec = next(pods(rendered))
     assert {"name": "RELEASE", "value": "signs-train"} in spec["containers"][0]["env"]
     assert spec["containers"][0]["envFrom"] == [{"configMapRef": {"name": "signs-train-more"}}]
@@ -310,4 +308,4 @@ def place(document, path):
 def test_only_elastic_and_single_pods_are_free_of_the_operators_init_container():
     """The operator adds one to workers beside a master; the chart's own pods have none in either shape."""
     for values in ({}, ELASTIC):
-        assert not [spec for spec in pods(helm.render(values)) if "initContainers" in spec]
+        assert not [spec for spec in pods(render(values)) if "initContainers" in spec]

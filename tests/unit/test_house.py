@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,8 +53,14 @@ def _id(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-TREES = {path: ast.parse(path.read_text(encoding="utf-8"), filename=_id(path)) for path in SOURCES}
-FUNCTIONS = [(path, node) for path, tree in TREES.items() for node in ast.walk(tree) if isinstance(node, Function)]
+@cache
+def _trees() -> dict[Path, ast.Module]:
+    return {path: ast.parse(path.read_text(encoding="utf-8"), filename=_id(path)) for path in SOURCES}
+
+
+@cache
+def _functions() -> list[tuple[Path, Function]]:
+    return [(path, node) for path, tree in _trees().items() for node in ast.walk(tree) if isinstance(node, Function)]
 
 
 def _texts(tree: ast.Module) -> Iterator[str]:
@@ -94,7 +101,7 @@ def test_imports_point_down_the_house() -> None:
 
 
 def test_the_package_itself_imports_nothing() -> None:
-    tree = TREES[PACKAGE / "__init__.py"]
+    tree = _trees()[PACKAGE / "__init__.py"]
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
 
 
@@ -107,7 +114,7 @@ def test_every_module_imports() -> None:
 def test_files_and_functions_fit_in_view() -> None:
     num_lines = {_id(path): len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCES}
     assert not {name: lines for name, lines in num_lines.items() if lines > MAX_FILE_LINES}
-    functions = {f"{_id(path)}:{f.name}": _code_lines(f) for path, f in FUNCTIONS}
+    functions = {f"{_id(path)}:{f.name}": _code_lines(f) for path, f in _functions()}
     assert not {name: lines for name, lines in functions.items() if lines > MAX_FUNCTION_LINES}
     assert statistics.median(num_lines.values()) <= 200
     assert statistics.median(functions.values()) < 12
@@ -115,7 +122,7 @@ def test_files_and_functions_fit_in_view() -> None:
 
 def test_every_argument_and_result_is_annotated() -> None:
     bare = []
-    for path, function in FUNCTIONS:
+    for path, function in _functions():
         arguments = function.args
         named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
         place = f"{_id(path)}:{function.name}"
@@ -125,13 +132,13 @@ def test_every_argument_and_result_is_annotated() -> None:
 
 
 def test_a_module_says_what_it_is_for() -> None:
-    assert not [_id(path) for path, tree in TREES.items() if not ast.get_docstring(tree)]
+    assert not [_id(path) for path, tree in _trees().items() if not ast.get_docstring(tree)]
 
 
 def test_heavy_libraries_are_imported_where_they_are_used() -> None:
     """At module level they would slow every start, and an extra that is not installed would break the import."""
     found = []
-    for path, tree in TREES.items():
+    for path, tree in _trees().items():
         for node in tree.body:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
@@ -143,7 +150,7 @@ def test_the_engine_names_no_task() -> None:
     """Neither as a text nor by an import; the distribution's own name does not count."""
     word = re.compile(rf"\b(?:{'|'.join(TASK_NAMES)})\b(?!-trainer)")
     found = []
-    for path, tree in TREES.items():
+    for path, tree in _trees().items():
         if path.is_relative_to(PACKAGE / "engine"):
             found += [f"{_id(path)}: {text!r}" for text in _texts(tree) if word.search(text)]
     assert not found

@@ -333,15 +333,16 @@ main(["launch", "--config", "quick", "--store", "file://store"])
 """
 
 
+def at_start(folder):
+    """What a launcher has imported, spent and would start at the moment when it starts torchrun."""
+    done = subprocess.run([sys.executable, "-c", AT_START], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
 def test_torchrun_starts_early_and_nothing_heavy_is_imported_before(tmp_path):
     """CPU seconds, because the machine may be busy; about 0.4 s of them are the imports of typer and pydantic."""
-    found = []
-    for _ in range(3):
-        done = subprocess.run(
-            [sys.executable, "-c", AT_START], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        found.append(json.loads(done.stdout))
-    assert found[0]["heavy"] == []
-    assert found[0]["command"][-6:] == ["-m", "trainer.train", "--config", "quick", "--store", "file://store"]
-    assert min(one["seconds"] for one in found) < 0.6
+    found = at_start(tmp_path)
+    assert found["heavy"] == []
+    assert found["command"][-6:] == ["-m", "trainer.train", "--config", "quick", "--store", "file://store"]
+    assert found["seconds"] < 0.6 or min(at_start(tmp_path)["seconds"] for _ in range(2)) < 0.6

@@ -5,7 +5,6 @@ import io
 
 import numpy as np
 import pytest
-from sklearn.metrics import classification_report
 
 from trainer.report.build import classification_files
 from trainer.report.diagnostics import CSV_HEAD, classification_csv
@@ -42,6 +41,8 @@ def rows_of(classification):
 
 
 def test_csv_agrees_with_scikit_learn(labels, classification):
+    from sklearn.metrics import classification_report  # a second, for this test alone
+
     truth = classification_report(*labels, labels=range(NUM_CLASSES), output_dict=True, zero_division=0)
     rows = {row["class"]: row for row in rows_of(classification)}
     assert set(rows) == {*map(str, range(NUM_CLASSES)), "accuracy", "macro avg", "weighted avg"}

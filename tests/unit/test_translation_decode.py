@@ -73,9 +73,9 @@ def test_check_7_a_sentence_reads_the_same_in_any_batch(beam_size):
     reversed_rows = run(model, source.flip(0), options)[::-1]
     wider = run(model, torch.nn.functional.pad(source, (0, 37)), options)
     lengths = (source != 0).sum(1).tolist()
-    alone = [run(model, source[i : i + 1, :length], options)[0] for i, length in enumerate(lengths[:24])]
+    alone = [run(model, source[i : i + 1, :length], options)[0] for i, length in enumerate(lengths[:12])]
     assert together == reversed_rows == wider
-    assert together[:24] == alone
+    assert together[:12] == alone
 
 
 def test_check_7_beam_search_finds_likelier_outputs_than_greedy():

@@ -9,7 +9,7 @@ import os
 import re
 import threading
 from collections import Counter
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,7 @@ class Connection:
         settings = self._settings
         try:
             base = botocore.session.Session(profile=settings.profile)
+            base.register_component("data_loader", _descriptions(base.get_config_variable("data_path")))
             bundle = settings.ca_bundle or base.get_config_variable("ca_bundle")
             if bundle and not Path(bundle).exists():
                 raise SettingsError(f"s3.ca_bundle (or AWS_CA_BUNDLE) is {bundle}, and there is no such file")
@@ -139,6 +140,14 @@ class Connection:
         if exception is not None or (status >= 400 and code not in _ORDINARY):
             with self._counting:
                 self.failed[event_name.rpartition(".")[2]] += 1
+
+
+@cache
+def _descriptions(folders: str | None) -> Any:
+    """The SDK's own descriptions of S3. Reading them is most of what a client costs, a tenth of a second."""
+    from botocore.loaders import create_loader
+
+    return create_loader(folders)
 
 
 def origin(url: str) -> str:
