@@ -137,7 +137,7 @@ def test_04_an_early_stop_cuts_the_plan_short(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("settings", "code"),
-    [(["optim.lr=1e30"], 4), (["data.tree=gone.csv"], 3), (["mask.when=every 0 %"], 2)],
+    [(["optim.lr=1e30"], 4), (["data.digest=of-other-data"], 3), (["mask.when=every 0 %"], 2)],
 )  # fmt: skip
 def test_25_an_error_ends_with_its_exit_code_and_one_line(settings, code, tmp_path, capfd):
     assert wait_for(forked(train_line(tmp_path, *settings))) == [code]

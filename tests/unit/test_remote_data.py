@@ -152,7 +152,7 @@ def test_a_push_that_was_cut_leaves_no_data_set_and_goes_on_where_it_was(data, s
     store.before_put = raises_after(3, InfrastructureError("the network is gone"))
     with pytest.raises(InfrastructureError, match="network"):
         put_there(data, store)
-    with pytest.raises(DataError, match=r"there is no data set at file://.*; .* trainer prepare SOURCE --to file"):
+    with pytest.raises(DataError, match=r"no data set at file://.*; .* trainer prepare --task signs SOURCE --to file"):
         fetched(store, settings)
     store.before_put = lambda key: None
     before = len(store.puts)

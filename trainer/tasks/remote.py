@@ -79,7 +79,7 @@ def cache_root(settings: CommonSettings) -> Path:
 
 def fetched(store: Store, settings: CommonSettings, *, verify: bool = False) -> Path:
     """The cached folder of the data set in `store`, made now if it is not whole. Raises as `local_path`."""
-    index = read_index(store)
+    index = read_index(store, settings.task)
     folder = cache_root(settings) / index.digest[:32]
     if _is_whole(folder, index, verify):
         return folder
@@ -103,12 +103,12 @@ def fetched(store: Store, settings: CommonSettings, *, verify: bool = False) -> 
         return folder
 
 
-def read_index(store: Store) -> DataIndex:
-    """What the data set in `store` consists of. Raises DataError if there is none, or a damaged one."""
+def read_index(store: Store, task: str = "signs") -> DataIndex:
+    """What the data set in `store` consists of. Raises DataError if there is none for `task`, or a damaged one."""
     try:
         return DataIndex.from_bytes(store.get(INDEX))
     except StoreMissing:
-        line = f"trainer prepare SOURCE --to {store.url}"
+        line = f"trainer prepare --task {task} SOURCE --to {store.url}"
         raise DataError(f"there is no data set at {store.url}; to put one there: {line}") from None
     except (StoreDamaged, SealError) as error:
         raise DataError(f"{store.url}/{INDEX} is damaged ({error}); push the data again with --overwrite") from error

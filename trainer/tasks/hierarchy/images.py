@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from trainer.config.hierarchy import HierarchyData
 from trainer.errors import DataError
-from trainer.tasks.hierarchy.report import Counts
+from trainer.tasks.hierarchy.counts import Counts
 
 
 def read_images(

@@ -19,8 +19,8 @@ from trainer.data.dataset import Indices
 from trainer.errors import DataError
 from trainer.tasks.bad_samples import BadSamples
 from trainer.tasks.hierarchy.blocks import BlockMap
+from trainer.tasks.hierarchy.counts import Counts
 from trainer.tasks.hierarchy.readers import read, read_csv
-from trainer.tasks.hierarchy.report import Counts
 from trainer.tasks.hierarchy.split import PARTS, Parts, split
 from trainer.tasks.hierarchy.table import Source, Table
 from trainer.tasks.hierarchy.toys import toy

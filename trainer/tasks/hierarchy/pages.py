@@ -39,7 +39,7 @@ FATES = {
     "filled": "with a coarser label filled in",
     "used": "used",
 }
-"""What `tasks.hierarchy.report` counts, in words."""
+"""What `tasks.hierarchy.counts` counts, in words."""
 
 
 def pages(run: RunFacts, draw: Draw) -> Pages:

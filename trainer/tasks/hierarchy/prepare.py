@@ -16,9 +16,9 @@ from trainer.config.hierarchy import TOY_BLOCKS, TOY_LEVELS, TOYS, HierarchyData
 from trainer.errors import DataError, SettingsError
 from trainer.tasks.bad_samples import BadSamples
 from trainer.tasks.folders import copy_files
+from trainer.tasks.hierarchy.counts import Counts
 from trainer.tasks.hierarchy.packed import HEADER, Packed, open_packed_rows, write_packed
 from trainer.tasks.hierarchy.readers import find_layout, read
-from trainer.tasks.hierarchy.report import Counts
 from trainer.tasks.hierarchy.table import Source
 from trainer.tasks.hierarchy.toys import toy
 from trainer.tasks.hierarchy.tree import UNKNOWN

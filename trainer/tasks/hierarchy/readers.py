@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from trainer.config.hierarchy import HierarchyData
 from trainer.errors import DataError
+from trainer.tasks.hierarchy.counts import Counts
 from trainer.tasks.hierarchy.images import read_images
 from trainer.tasks.hierarchy.packed import HEADER, open_packed_rows
-from trainer.tasks.hierarchy.report import Counts
 from trainer.tasks.hierarchy.table import Columns, Features, Source, Table
 
 INDEX = "index.csv"

@@ -2,7 +2,7 @@
 
 The image tells the mid class; which of its three fine classes it is, stands in the block SITE (an angle) and, less
 surely, in SEASON; ELEV is noise. T2's image knows a little of the fine class, too. Everything is drawn from keyed
-words, so a set is the same on every machine; `tests/unit/test_hierarchy_toys.py` holds its counts.
+words, so a set is the same on every machine; `tests/unit/test_hierarchy_rows.py` holds its counts.
 """
 
 from dataclasses import dataclass
