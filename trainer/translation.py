@@ -29,7 +29,7 @@ from trainer.config.plain import PlainSettings
 from trainer.config.sources import load_settings
 from trainer.engine.clock import Clock
 from trainer.engine.foreign import Pairs, fingerprint, is_plain
-from trainer.engine.foreign_tokens import Criterion, SequenceTask, StepSchedule, TokenSource, perplexity
+from trainer.engine.foreign_tokens import Criterion, SequenceTask, StepSchedule, TokenSource, perplexity_of
 from trainer.engine.passes import final_passes
 from trainer.engine.setup import Parts, assemble
 from trainer.engine.stop import StopRequests
@@ -268,7 +268,7 @@ def _epoch_metrics(record: Record) -> dict[str, Any]:
     whole: Metrics = {"loss": record["loss"], **record["metrics"]}
     return {
         "loss": whole["loss"],
-        "perplexity": perplexity(whole),
+        "perplexity": perplexity_of(whole),
         "accuracy": whole.get("accuracy"),
         "time": record["seconds"],
         "tokens_per_sec": whole.get("tokens_per_sec"),

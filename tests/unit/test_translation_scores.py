@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from tests.pass_sums import added
+from trainer.engine.meter import perplexity
 from trainer.tasks.translation.decode import Hypothesis
-from trainer.tasks.translation.metrics import METRICS, Pair, TranslatedPass, perplexity, teacher_metrics, teacher_sums
+from trainer.tasks.translation.metrics import METRICS, Pair, TranslatedPass, teacher_metrics, teacher_sums
 from trainer.tasks.translation.text_scores import TextScores
 from trainer.tasks.translation.tokenizer import ListTokenizer
 

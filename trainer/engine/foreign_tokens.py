@@ -7,7 +7,6 @@ people know do, is found out at its first call and gets whole targets; the numbe
 the labels that are no padding, so that a shift by one cannot go unseen.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from trainer.data.dataset import Batch
 from trainer.engine.foreign import LoaderSource, LoaderTask, Pairs, WalkedData, is_plain, key_global_generators
+from trainer.engine.meter import perplexity
 from trainer.engine.task import Loss, Pass, PassResult
 from trainer.engine.world import World
 from trainer.errors import SettingsError
@@ -28,8 +28,6 @@ SOURCE_KEYS = ("source_ids", "src", "src_ids", "source", "input_ids")
 TARGET_KEYS = ("target_ids", "tgt", "tgt_ids", "target", "labels")
 """What batches call the two sides, the first one that is there."""
 CHECKED_CALLS = 20
-LARGEST_NLL = 50.0
-"""Perplexity above exp of this is no number that means anything."""
 Criterion = Callable[[Tensor, Tensor], Any]
 
 
@@ -87,11 +85,11 @@ class SequenceTask(LoaderTask):
         tokens = sums["tokens"].item()
         known = (one for one in ("loss", "accuracy", "nll") if one in sums)
         metrics: Metrics = {one: sums[one].item() / tokens if tokens else None for one in known}
-        return PassResult(metrics | {"perplexity": perplexity(metrics)})
+        return PassResult(metrics | {"perplexity": perplexity_of(metrics)})
 
     def derived(self, metrics: Metrics, count: float, seconds: float) -> Metrics:
         """Tokens a second of an interval of training, and perplexity if the criterion gives the nll."""
-        known = {"perplexity": perplexity(metrics)} if "nll" in metrics else {}
+        known = {"perplexity": perplexity_of(metrics)} if "nll" in metrics else {}
         return {**known, "tokens_per_sec": count / seconds if seconds else None}
 
     def info(self) -> dict[str, Any]:
@@ -250,7 +248,6 @@ def count_sentences(loader: Pairs) -> int:
     return sum(len(as_token_batch(given, device)["target_ids"]) for given in loader)
 
 
-def perplexity(metrics: Metrics) -> float | None:
-    """Exp of the nll if the criterion gives it, else of its loss; None where that is beyond all sense."""
-    value = metrics.get("nll", metrics.get("loss"))
-    return None if value is None or value > LARGEST_NLL else math.exp(value)
+def perplexity_of(metrics: Metrics) -> float | None:
+    """Perplexity by the nll if the criterion gives it, else by its loss."""
+    return perplexity(metrics.get("nll", metrics.get("loss")))

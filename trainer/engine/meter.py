@@ -12,6 +12,8 @@ from trainer.engine.world import World
 from trainer.telemetry.events import Metrics
 
 Derived = Callable[[Metrics, float, float], Metrics]
+LARGEST_NLL = 50.0
+"""Nats; perplexity above is no number that means anything (and soon no number of JSON)."""
 
 
 class Means(NamedTuple):
@@ -118,6 +120,11 @@ def means(totals: dict[str, float], counts: dict[str, float], weights: Mapping[s
     loss = finite(sum(weights.get(name, 1.0) * value for name, value in terms.items())) if counts else None
     several = {name: finite(terms[name]) if name in terms else None for name in counts} if len(counts) > 1 else {}
     return Means(loss, several, metrics)
+
+
+def perplexity(nll: float | None) -> float | None:
+    """Exp of the un-smoothed nll of a token (nats); None where it would be beyond all sense."""
+    return None if nll is None or nll > LARGEST_NLL else math.exp(nll)
 
 
 def finite(value: float) -> float | None:

@@ -36,6 +36,15 @@ class HashedFile:
         return {"size_bytes": self.size_bytes, "sha256": self.sha256.hexdigest()}
 
 
+def record_of(path: Path) -> dict[str, Any]:
+    """Size and digest of a file as `HashedFile.close` gave them. Raises DataError if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return {"size_bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
+
+
 @contextmanager
 def whole_folder(target: Path, header: str, *, overwrite: bool) -> Iterator[Path]:
     """A folder that takes the place of `target` when the block is done, and is gone if it fails.

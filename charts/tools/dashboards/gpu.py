@@ -15,7 +15,7 @@ from charts.tools.dashboards.grafana import (
     table,
     tile,
 )
-from charts.tools.dashboards.promql import Scope, of_pods
+from charts.tools.dashboards.promql import RUNS_OF_JOB, Scope, of_pods
 
 RUNS = Scope('run=~"$run", pod=~"$pod"')
 EACH = "run, pod, gpu"
@@ -44,11 +44,10 @@ def dashboard() -> Dashboard:
 
 def variables() -> list[Json]:
     """From the widest choice to the narrowest."""
-    jobs = 'trainer_run_info{namespace=~"$namespace", job=~"$job"}'
     pods = 'trainer_run_info{namespace=~"$namespace", job=~"$job", run=~"$run"}'
     return [
         *first_choices(),
-        choice("run", "Run", f"label_values({jobs}, run)", all_value=".+", text="Names of runs (run.name)."),
+        choice("run", "Run", f"label_values({RUNS_OF_JOB}, run)", all_value=".+", text="Names of runs (run.name)."),
         choice("pod", "Pod", f"label_values({pods}, pod)", all_value=".*", text="Pods of these runs."),
     ]  # fmt: skip
 

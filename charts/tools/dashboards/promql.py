@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 POD = "namespace, run, pod, instance"
 """What tells apart the series of two attempts."""
+RUNS_OF_JOB = 'trainer_run_info{namespace=~"$namespace", job=~"$job"}'
+"""What the choice of a run is made from."""
 MINUTE = "1m"
 """Step in which hours are added up."""
 

@@ -25,7 +25,7 @@ from charts.tools.dashboards.grafana import (
     thresholds,
     tile,
 )
-from charts.tools.dashboards.promql import MINUTE, POD, Scope
+from charts.tools.dashboards.promql import MINUTE, POD, RUNS_OF_JOB, Scope
 
 RUNS = Scope('run=~"$run"')
 ONE = "namespace, run"
@@ -57,10 +57,9 @@ def dashboard() -> Dashboard:
 
 def variables() -> list[Json]:
     """From the widest choice to the narrowest, and the price."""
-    some = 'trainer_run_info{namespace=~"$namespace", job=~"$job"}'
     return [
         *first_choices("Of the pods. All: also series without a namespace, from outside of a cluster."),
-        choice("run", "Run", f"label_values({some}, run)", all_value=".+", text="Names of runs (run.name)."),
+        choice("run", "Run", f"label_values({RUNS_OF_JOB}, run)", all_value=".+", text="Names of runs (run.name)."),
         number("gpu_price", "Price of a GPU hour", "2.50", text="In whatever currency you count; a number."),
     ]  # fmt: skip
 

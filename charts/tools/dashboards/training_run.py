@@ -26,7 +26,7 @@ from charts.tools.dashboards.grafana import (
     tile,
     timeline,
 )
-from charts.tools.dashboards.promql import POD, Scope
+from charts.tools.dashboards.promql import POD, RUNS_OF_JOB, Scope
 
 RUN = Scope('run="$run"')
 GONE = "not running"
@@ -54,11 +54,10 @@ def dashboard() -> Dashboard:
 
 def variables() -> list[Json]:
     """From the widest choice to the narrowest."""
-    some = 'trainer_run_info{namespace=~"$namespace", job=~"$job"}'
     one = RUN.of("run_info")
     return [
         *first_choices("Of the pods. All: also series without a namespace, from outside of a cluster."),
-        choice("run", "Run", f"label_values({some}, run)", text="Name of the run (run.name)."),
+        choice("run", "Run", f"label_values({RUNS_OF_JOB}, run)", text="Name of the run (run.name)."),
         choice("job_name", "PyTorchJob", f"label_values({one}, job_name)", all_value="",
                text="Jobs that the run has had; its pods are found by them."),
     ]  # fmt: skip

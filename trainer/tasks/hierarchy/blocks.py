@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+MASKED = "val_mask_"
+"""How the names of masked passes begin."""
 BlockSet = tuple[str, ...]
 """Names of blocks in the map's order."""
 
@@ -70,4 +72,4 @@ class BlockMap:
 
     def pass_name(self, names: BlockSet) -> str:
         """`val_mask_all`, `val_mask_SITE_SEASON`: one set has one name, because its blocks are in order."""
-        return "val_mask_" + ("all" if len(names) == len(self.names) else "_".join(names))
+        return MASKED + ("all" if len(names) == len(self.names) else "_".join(names))

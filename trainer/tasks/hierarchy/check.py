@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trainer.errors import DataError
 from trainer.tasks.hierarchy.packed import open_packed_rows
@@ -74,11 +75,16 @@ def check(folder: Path) -> Findings:
 
 
 def _level(source: Source, place: int) -> dict[str, int]:
-    own = source.table.labels[:, place]
-    sizes = np.bincount(own[own != UNKNOWN], minlength=len(source.names[place]))
+    sizes = _sizes(source, place)
     there = sizes[sizes > 0]
     least, most = (int(there.min()), int(there.max())) if len(there) else (0, 0)
-    return {"classes": len(sizes), "unknown": int((own == UNKNOWN).sum()), "least": least, "most": most}
+    return {"classes": len(sizes), "unknown": len(source.table) - int(sizes.sum()), "least": least, "most": most}
+
+
+def _sizes(source: Source, place: int) -> NDArray[np.int64]:
+    """Rows of each class of a level."""
+    own = source.table.labels[:, place]
+    return np.bincount(own[own != UNKNOWN], minlength=len(source.names[place]))
 
 
 def _faults(source: Source, levels: list[str]) -> list[str]:
@@ -109,9 +115,8 @@ def _remarks(source: Source, levels: list[str]) -> list[str]:
     if same := int((flat == flat[:1]).all(0).sum()):
         remarks.append(f"{same:,} of {flat.shape[1]:,} features are the same in every row")
     for place, level in enumerate(levels):
-        own = table.labels[:, place]
-        sizes = np.bincount(own[own != UNKNOWN], minlength=len(source.names[place]))
-        if single := [name for name, size in zip(source.names[place], sizes.tolist(), strict=True) if size == 1]:
+        sizes = _sizes(source, place).tolist()
+        if single := [name for name, size in zip(source.names[place], sizes, strict=True) if size == 1]:
             remarks.append(f"{level} {_some(single)}: a single row")
     if table.record is not None:
         pairs = np.unique(np.stack([table.labels[:, 0].astype(str), table.record], 1)[known[:, 0]], axis=0)

@@ -15,13 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.config.hierarchy import TOY_LEVELS, TOYS, HierarchyData, HierarchySettings
-from trainer.data.dataset import Indices
 from trainer.errors import DataError
 from trainer.tasks.bad_samples import BadSamples
 from trainer.tasks.hierarchy.blocks import BlockMap
 from trainer.tasks.hierarchy.counts import Counts
 from trainer.tasks.hierarchy.readers import read, read_csv
-from trainer.tasks.hierarchy.split import PARTS, Parts, split
+from trainer.tasks.hierarchy.split import Parts, Side, parts_of, split
 from trainer.tasks.hierarchy.table import Source, Table
 from trainer.tasks.hierarchy.toys import toy
 from trainer.tasks.hierarchy.tree import UNKNOWN, Labels, Tree
@@ -57,11 +56,12 @@ def open_rows(settings: HierarchySettings) -> Opened:
     if not len(table):
         raise DataError(f"{source.path}: no row has a label at any of the levels {', '.join(settings.levels)}")
     chosen = data.split.model_copy(update={"by": "given"}) if data.layout in TOYS else data.split
-    parts = split(table, chosen, source.path)
-    tree = _tree(source, table.labels[parts["train"]], table.where[parts["train"]], data, counts)
+    side = split(table, chosen, source.path)
+    train = parts_of(side)["train"]
+    tree = _tree(source, table.labels[train], table.where[train], data, counts)
     before = table.labels
-    table, side = _settle(table, _sides(parts, len(table)), tree, data, counts, source.path)
-    parts = {name: np.flatnonzero(side == place).astype(np.int64) for place, name in enumerate(PARTS)}
+    table, side = _settle(table, side, tree, data, counts, source.path)
+    parts = parts_of(side)
     _check_parts(parts, table, source, settings.levels)
     report = _report(counts, settings.levels, before, table, source)
     return Opened(source.path, table, tree, source.blocks, parts, report)
@@ -113,9 +113,7 @@ def _tree(source: Source, labels: Labels, where: NDArray[np.str_], data: Hierarc
     return tree
 
 
-def _settle(
-    table: Table, side: Indices, tree: Tree, data: HierarchyData, counts: Counts, path: str
-) -> tuple[Table, Indices]:
+def _settle(table: Table, side: Side, tree: Tree, data: HierarchyData, counts: Counts, path: str) -> tuple[Table, Side]:
     """Fill, and leave out what contradicts the tree or what the settings do not want."""
     wrong = tree.contradictions(table.labels)
     labels = table.labels
@@ -163,14 +161,6 @@ def _has_gap(labels: Labels) -> NDArray[np.bool_]:
 def _without(table: Table, out: NDArray[np.bool_], reason: str, counts: Counts) -> Table:
     counts.add(reason, int(out.sum()))
     return table.keep(~out) if out.any() else table
-
-
-def _sides(parts: Parts, size: int) -> Indices:
-    """The part of each row, as a place in `PARTS`."""
-    side = np.zeros(size, np.int64)
-    for place, name in enumerate(PARTS):
-        side[parts[name]] = place
-    return side
 
 
 def _check_parts(parts: Parts, table: Table, source: Source, levels: Sequence[str]) -> None:

@@ -8,7 +8,6 @@ Packed rows have the digest of the rows they came from, so a run may go on with 
 always become the same bytes.
 """
 
-import hashlib
 import json
 import os
 import zipfile
@@ -21,7 +20,7 @@ import numpy as np
 
 from trainer.config.hierarchy import HierarchyData
 from trainer.errors import DataError
-from trainer.tasks.folders import HashedFile, whole_folder
+from trainer.tasks.folders import HashedFile, record_of, whole_folder
 from trainer.tasks.hierarchy.blocks import BlockMap
 from trainer.tasks.hierarchy.table import Source, Table
 
@@ -51,7 +50,7 @@ class Packed:
     def verify(self) -> None:
         """Compare every byte with the header's digests. Raises DataError."""
         for name, record in self.header["files"].items():
-            if _record(self.path / name) != record:
+            if record_of(self.path / name) != record:
                 raise DataError(f"{self.path / name} is not what {HEADER} says; {_AGAIN}")
 
     def source(self) -> Source:
@@ -118,18 +117,9 @@ def write_packed(source: Source, settings: dict[str, Any], target: Path, *, over
             "blocks": source.blocks.widths,
             "has_split": source.table.split is not None,
             "settings": settings,
-            "files": {name: _record(folder / name) for name in names},
+            "files": {name: record_of(folder / name) for name in names},
         }
         header = HashedFile(folder / HEADER)
         header.write((json.dumps(body, indent=1, ensure_ascii=False) + "\n").encode())
         header.close()
     return open_packed_rows(target)
-
-
-def _record(path: Path) -> dict[str, Any]:
-    """Size and digest of a file. Raises DataError if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return {"size_bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None

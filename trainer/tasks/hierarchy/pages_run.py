@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from trainer.tasks.hierarchy.blocks import MASKED
 from trainer.tasks.hierarchy.tree import Tree
 from trainer.tasks.page import (
     Cell,
@@ -22,8 +23,6 @@ from trainer.tasks.page import (
 )
 
 Record = dict[str, Any]
-MASKED = "val_mask_"
-"""How the names of masked passes begin."""
 ROW = 0.1
 """Height of a row of ticks, next to a probability of 1."""
 NOTHING = "(nothing)"

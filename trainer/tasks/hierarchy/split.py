@@ -18,21 +18,26 @@ from trainer.tasks.hierarchy.tree import UNKNOWN
 
 Parts = dict[str, Indices]
 PARTS = ("train", "val", "test")
-_Side = NDArray[np.int64]
+Side = NDArray[np.int64]
 """The part of each row or record, as a place in `PARTS`."""
 
 
-def split(table: Table, settings: HierarchySplit, path: str) -> Parts:
-    """Sorted rows of each part. Raises DataError if nothing trains or validates, or there is one record only."""
+def split(table: Table, settings: HierarchySplit, path: str) -> Side:
+    """The side of each row. Raises DataError if nothing trains or validates, or there is one record only."""
     side = _given(table, path) if settings.by == "given" else _by_name(table, settings, path)
-    parts = {name: np.flatnonzero(side == place).astype(np.int64) for place, name in enumerate(PARTS)}
+    parts = parts_of(side)
     for name in ("train", "val"):
         if not len(parts[name]):
             raise DataError(f"{path}: the split leaves no row for {name}; change data.split")
-    return parts
+    return side
 
 
-def _given(table: Table, path: str) -> _Side:
+def parts_of(side: Side) -> Parts:
+    """Sorted rows of each part."""
+    return {name: np.flatnonzero(side == place).astype(np.int64) for place, name in enumerate(PARTS)}
+
+
+def _given(table: Table, path: str) -> Side:
     assert table.split is not None, "the reader asks for the column"
     unknown = sorted(set(table.split.tolist()) - set(PARTS))
     if unknown:
@@ -40,7 +45,7 @@ def _given(table: Table, path: str) -> _Side:
     return np.array([PARTS.index(text) for text in table.split.tolist()], np.int64)
 
 
-def _by_name(table: Table, settings: HierarchySplit, path: str) -> _Side:
+def _by_name(table: Table, settings: HierarchySplit, path: str) -> Side:
     """The side of each row, by the hash of its own name or as its record's."""
     if settings.by == "row":
         draws = np.array([derive(settings.seed, "split", name) * 2.0**-64 for name in table.where.tolist()])
@@ -57,7 +62,7 @@ def _by_name(table: Table, settings: HierarchySplit, path: str) -> _Side:
     return _hashed(names, settings)[record]
 
 
-def _hashed(names: NDArray[np.str_], settings: HierarchySplit) -> _Side:
+def _hashed(names: NDArray[np.str_], settings: HierarchySplit) -> Side:
     """The first records of the hashed order validate, the next test; a share above 0 takes at least one."""
     order = np.argsort([derive(settings.seed, "split", name) for name in names.tolist()])
     shares = (settings.val_share, settings.test_share)
@@ -68,7 +73,7 @@ def _hashed(names: NDArray[np.str_], settings: HierarchySplit) -> _Side:
     return side
 
 
-def _fixed(table: Table, names: NDArray[np.str_], record: Indices, settings: HierarchySplit) -> _Side:
+def _fixed(table: Table, names: NDArray[np.str_], record: Indices, settings: HierarchySplit) -> Side:
     """Of the sorted records of every finest class the last max(1, n // 3) test; a record is of the class of most rows.
 
     Numbers are sorted as numbers. A class with a single record has none to train on. Without a `val_share` the test

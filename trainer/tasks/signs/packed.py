@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.errors import DataError
+from trainer.tasks.folders import record_of
 from trainer.tasks.signs.schema import Schema
 
 FORMAT = "signs-packed"
@@ -189,9 +190,8 @@ def check_sizes(path: Path, header: Mapping[str, Any]) -> None:
 def check_digests(path: Path, header: Mapping[str, Any]) -> None:
     """Read every file and compare its SHA-256 with the header. Raises DataError naming the first that differs."""
     for name, record in header["files"].items():
-        with (path / name).open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != record["sha256"]:
-                raise DataError(f"{path / name} does not have the digest of its header, so it is damaged: pack again")
+        if record_of(path / name)["sha256"] != record["sha256"]:
+            raise DataError(f"{path / name} does not have the digest of its header, so it is damaged: pack again")
 
 
 def _assemble(path: Path, header: Mapping[str, Any]) -> Recordings:

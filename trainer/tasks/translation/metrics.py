@@ -4,7 +4,6 @@ Every batch gives sums of fixed shape that the engine adds up over batches and r
 any sharding gives the same metrics. The outputs of the first sentences are kept as ids, for samples in the report.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainer.engine.meter import perplexity
 from trainer.engine.task import Placed
 from trainer.tasks.translation.decode import Hypothesis
 from trainer.tasks.translation.loss import TokenSums
@@ -20,8 +20,6 @@ from trainer.tasks.translation.text_scores import COLUMNS, TextScores, length_ra
 from trainer.tasks.translation.vocabulary import UNK, Tokenizer
 from trainer.telemetry.events import Metrics
 
-LARGEST_NLL = 50.0
-"""Nats; perplexity above is no number that means anything (and soon no number of JSON)."""
 BUCKETS = (10, 20, 40)
 """Longest source, in tokens with `<eos>`, of each bucket of BLEU by length; one more holds the rest."""
 NUM_KEPT = 500
@@ -39,11 +37,6 @@ TEACHER = ("loss", "perplexity", "accuracy", "nll", "unknown_label_share")
 TRANSLATED = tuple(name for name in METRICS if name not in (*TEACHER, "padding_share", "tokens_per_sec"))
 _BUCKET_NAMES = [name for name in METRICS if name.startswith("bleu_")]
 _COUNTERS = ("sentences", "exact", "empty", "limit", "unknown", "tokens", "loops", "copies")
-
-
-def perplexity(nll: float | None) -> float | None:
-    """Exp of the un-smoothed nll; None where it would be beyond all sense."""
-    return None if nll is None or nll > LARGEST_NLL else math.exp(nll)
 
 
 def teacher_sums(sums: TokenSums, labels: Tensor) -> dict[str, Tensor]:

@@ -8,7 +8,6 @@ trainer prepare --task translation --synthetic data/numbers
 trainer prepare --task translation data/clean --show 3
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 from trainer.config.translation import TranslationData, TranslationSettings
 from trainer.errors import DataError, SettingsError
-from trainer.tasks.folders import HashedFile, copy_files, whole_folder
+from trainer.tasks.folders import HashedFile, copy_files, record_of, whole_folder
 from trainer.tasks.translation.header import HEADER, files_of, header_bytes, read_header
 from trainer.tasks.translation.layout import SPLITS
 from trainer.tasks.translation.show import show
@@ -113,9 +112,8 @@ def open_packed(path: Path) -> Prepared:
     for name, record in header["files"].items():
         if not (path / name).is_file():
             raise DataError(f"{path / name} is missing: prepare the corpus again")
-        with (path / name).open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != record["sha256"]:
-                raise DataError(f"{path / name} is not what {HEADER} says: prepare the corpus again")
+        if record_of(path / name)["sha256"] != record["sha256"]:
+            raise DataError(f"{path / name} is not what {HEADER} says: prepare the corpus again")
     return Prepared(path, header)
 
 

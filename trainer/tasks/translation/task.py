@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from trainer.config.translation import TranslationSettings
 from trainer.data.dataset import Batch, Indices
 from trainer.data.plan import Plan
+from trainer.engine.meter import perplexity
 from trainer.engine.task import Loss, Pass, PassResult, Sums
 from trainer.tasks.translation.attention import pictures
 from trainer.tasks.translation.batching import fill_of
@@ -29,7 +30,6 @@ from trainer.tasks.translation.metrics import (
     TRANSLATED,
     Pair,
     TranslatedPass,
-    perplexity,
     teacher_metrics,
     teacher_sums,
 )
