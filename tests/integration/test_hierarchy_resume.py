@@ -30,7 +30,6 @@ from tests.hierarchy_runs import (
 from tests.s3.runs import end_state
 from tests.toy import Attempt, kill_later, train_toy
 from trainer.checkpoint.crash import POINTS
-from trainer.checkpoint.restore import folder_names
 from trainer.checkpoint.stores import open_store
 from trainer.engine.job import Job
 from trainer.engine.passes import final_passes
@@ -152,10 +151,11 @@ def test_09_sigkill_at_20_random_times(tmp_path, undisturbed, capfd):
 
 
 def test_09_a_checkpoint_cut_by_a_byte_is_passed_over(tmp_path, undisturbed, capfd):
-    killed(tmp_path, "after_update:57")
-    last = folder_names(open_store(f"file://{tmp_path}"), RUN)[-1]
-    path = tmp_path / RUN / "checkpoints" / str(last) / "optimizer.safetensors"
+    killed(tmp_path, "after_retention:5")  # by the publisher's thread, so nothing is half-published
+    last = newest(tmp_path).key
+    path = tmp_path / RUN / "checkpoints" / last / "optimizer.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
+    assert newest(tmp_path).key < last
     whole(tmp_path)
     check_ledger(tmp_path)
     assert ends(tmp_path) == undisturbed()
