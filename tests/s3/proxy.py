@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from tests.s3.wire import Change, Exchange, Gone, Head, Peer
 
-WAIT_SECONDS = 30
+WAIT_SECONDS = 90.0
 """Longest wait of a test for something that the proxy should see; a failure, never a pace."""
 
 
