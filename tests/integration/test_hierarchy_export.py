@@ -63,6 +63,7 @@ def test_32_real_rows_come_out_equal_and_are_decoded_alike(exported):
     theirs = decode(log_probabilities(about["heads"], tuple(map(torch.from_numpy, found))), tree, rule)
     assert torch.equal(theirs, decode(log_probabilities(about["heads"], expected), task.tree, task.settings.decode))
     assert about["blocks"] == {"SITE": [0, 3], "SEASON": [3, 5], "ELEV": [5, 9]}
+    assert about["features"] == {"shape": [3, 8, 8], "divisor": 1.0}
     assert about["tree"]["classes"][2] == list(task.tree.names[2])
 
 

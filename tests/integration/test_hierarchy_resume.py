@@ -162,6 +162,28 @@ def test_09_a_checkpoint_cut_by_a_byte_is_passed_over(tmp_path, undisturbed, cap
     assert "Traceback" not in capfd.readouterr().err
 
 
+def test_owed_passes_that_the_settings_no_longer_have_are_dropped(tmp_path):
+    """They would stay owed for ever, and the loop would take every step for the end of an epoch."""
+    owed = cut(tmp_path, 60 + BATCHES_OF_PASS + 1)["owed"]
+    assert len(owed) > 1
+    assert set(owed) > {"val_mask_all"}
+    here(tmp_path, mask__passes=["all"], run__resume_with_changes=True, max_steps=61)
+    assert newest(tmp_path).meta["cursor"]["owed"] == []
+    records = read_run(open_store(f"file://{tmp_path}"), RUN)
+    gone = ", ".join(name for name in owed if name != "val_mask_all")
+    assert any(one["text"].endswith(f"no longer have are dropped: {gone}") for one in select(records, "Noted"))
+    assert [one["name"] for one in select(records, "PassDone") if one["step"] == 60] == ["val_mask_all"]
+
+
+def test_a_checkpoint_of_another_model_is_one_line(tmp_path):
+    cut(tmp_path, 12)
+    with pytest.raises(
+        RunError, match=r"^the checkpoint is that of another model: size mismatch for \S+: .*anew"
+    ) as error:
+        here(tmp_path, model__width=16, run__resume_with_changes=True)
+    assert "\n" not in str(error.value)
+
+
 MUTATED = {
     "passes": {"val": "every 15 steps", "val_mask_all": "never"},
     "mask__when": "never",

@@ -343,6 +343,32 @@ def test_every_kind_trains_to_the_end(kind, tmp_path):
     assert finished.results["val"]["loss"] < 10
 
 
+@pytest.mark.parametrize(
+    ("before", "after"), [("uncertainty", "gradnorm"), ("gradnorm", "uncertainty"), ("gradnorm", "fixed")]
+)
+def test_another_rule_begins_anew_and_says_so(before, after, tmp_path):
+    """Its best checkpoint may be the other rule's, too, when the run comes to its end."""
+    values = {"balance__every": "every 7 steps", "best__metric": "val/loss", "best__mode": "max"}
+    train_toy(terms_settings(tmp_path, balance__kind=before, num_epochs=4, **values), TermsTask)
+    train_toy(
+        terms_settings(tmp_path, balance__kind=after, num_epochs=5, run__resume_with_changes=True, **values), TermsTask
+    )
+    records = read_run(open_store(f"file://{tmp_path}"), "terms")
+    noted = [one["text"] for one in select(records, "Noted")]
+    assert any(text.startswith(f"balance.kind is {after} now and was another rule before") for text in noted), noted
+    weights = [one["weights"] for one in select(records, "StepDone") if one["step"] == 41]
+    assert weights == [dict.fromkeys(CLASSES, 1.0)]
+
+
+def test_a_rule_takes_over_nothing_but_its_own():
+    kept = {kind: balance(kind).state() for kind in KINDS}
+    assert balance("gradnorm").is_foreign(kept["uncertainty"])
+    assert balance("uncertainty").is_foreign(kept["gradnorm"])
+    assert not any(balance(kind).is_foreign(state) for kind, state in kept.items())
+    assert not balance("gradnorm").is_foreign({name: {} for name in ("weights", "losses", "norms")})
+    assert not balance("gradnorm").is_foreign(None)
+
+
 def test_a_log_point_shows_terms_weights_and_curves():
     found = means({"term/a": 6.0, "term/b": 8.0, "sum/b/top1": 2.0, "sum/all": 3.0}, {"a": 3.0, "b": 4.0}, {"b": 0.5})
     assert found == Means(loss=3.0, terms={"a": 2.0, "b": 2.0}, metrics={"b/top1": 0.5, "all": 1.0})

@@ -170,6 +170,13 @@ def test_best_metric_must_exist():
         with pytest.raises(SettingsError, match=rf"best.metric is '{metric}'; .*out of: val/ with loss; test/ with f1"):
             build_best(BestSettings(metric=metric), "val/loss", reported)
     assert build_best(BestSettings(metric="test/f1"), "val/loss", reported).mode == "max"
+    alike = {"val": {"loss": "min", "fine/top1": "max"}, "val_mask_all": {"loss": "min", "fine/top1": "max"}}
+    with pytest.raises(SettingsError) as error:
+        build_best(BestSettings(metric="val/fine/top"), "val/loss", alike)
+    assert str(error.value) == (
+        "best.metric is 'val/fine/top'; did you mean 'val/fine/top1'? it must be pass/metric out of: "
+        "val/, val_mask_all/ with loss, fine/top1"
+    )
 
 
 def test_early_stop_by_values_and_by_steps():

@@ -98,6 +98,7 @@ def test_a_trigger_is_asked_again_for_other_lengths():
         ("every 5, at 6", "no amount"),
         ("every 5 and end and end", "no amount"),
         ("every 5 to 0", "zero"),
+        ("every 5 from 50% to 20%", "ends before it begins"),
         ("every 1/0", "divides by zero"),
         ("every", "no amount"),
         ("at 1,,2", "no amount"),
@@ -151,8 +152,8 @@ def test_02_a_wrong_curve_says_what_is_wrong(text, says):
 def test_knots_in_mixed_units_are_checked_against_the_run():
     curve = Curve.parse("1 @ 5 epochs, 0 @ 50%")
     assert curve.resolve(200, 10).at(75) == 0.5
-    with pytest.raises(SettingsError, match="out of order in a run of 60 steps"):
-        curve.resolve(60, 10)
+    with pytest.raises(SettingsError, match=r"knots of mask\.all are out of order in a run of 60 steps"):
+        curve.resolve(60, 10, "mask.all")
 
 
 def test_patience_counts_training_or_values():

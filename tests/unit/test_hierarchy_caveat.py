@@ -11,12 +11,15 @@ from tests.toy import toy_settings, train_toy
 from tests.unit.telemetry_samples import pass_done, records_of, run_started
 from trainer.checkpoint.files import FileStore
 from trainer.cli.cluster_text import _metrics
-from trainer.config.hierarchy import HierarchyData, HierarchySettings
+from trainer.config.expressions import Trigger
+from trainer.config.hierarchy import HierarchyData, HierarchySettings, MaskSettings
+from trainer.config.settings import CommonSettings, ScheduleSettings
 from trainer.engine.describe import remarks
 from trainer.report import comparison
 from trainer.report.overview import header
 from trainer.report.view import RunView
 from trainer.tasks.hierarchy import remarks as own
+from trainer.tasks.hierarchy.blocks import BlockMap
 from trainer.tasks.hierarchy.task import create
 from trainer.tasks.page import Notice
 from trainer.telemetry.reading import read_run
@@ -54,8 +57,24 @@ def test_without_records_nothing_is_known_and_a_split_by_row_is_told_so():
     assert own.remarks(opened(["a", "b"], [0], [1]), data()) == []
 
 
+def test_masks_without_anything_to_mask_are_said():
+    asked = MaskSettings(all="0.5 @ 0", final=True)
+    [said] = own.without_blocks(BlockMap({}), asked)
+    assert said.endswith("have no effect: mask.all, mask.final")
+    assert own.without_blocks(BlockMap({"SITE": 2}), asked) == own.without_blocks(BlockMap({}), MaskSettings()) == []
+
+
 def test_a_caveat_is_the_first_remark():
-    job = SimpleNamespace(task=SimpleNamespace(caveat=REASON, remarks=["more"]), schedule=None, balance=None)
+    job = SimpleNamespace(
+        task=SimpleNamespace(caveat=REASON, remarks=["more"]),
+        schedule=None,
+        balance=None,
+        best=SimpleNamespace(metric="val/loss"),
+        early_stop=SimpleNamespace(is_on=False),
+        settings=CommonSettings(schedule=ScheduleSettings(name="constant")),
+        moments=SimpleNamespace(passes={"val": Trigger.parse("every 5 steps").resolve(10, 5)}),
+        total_steps=10,
+    )
     assert remarks(job) == [f"no headline: {REASON}", "more"]
 
 

@@ -22,7 +22,7 @@ from trainer.tasks.hierarchy.toys import NUM_TRAIN, toy
 
 
 def test_a_table_becomes_rows_labels_and_blocks(tmp_path: Path) -> None:
-    rows = [*ROWS, "f0,,,1,2,3,4,r0", "f1,m0,c0,1,2,,4,r0"]
+    rows = [*ROWS, "f0,, ,1,2,3,4,r0", "f1,m0,c0,1,2, ,4,r0"]
     opened = open_rows(table_settings(write_table(tmp_path, rows)))
     assert opened.tree.names == [[f"f{n}" for n in range(6)], ["m0", "m1", "m2"], ["c0", "c1"]]
     assert opened.table.features.shape == (50, 2)
@@ -42,6 +42,7 @@ def test_filters_are_counted_and_their_classes_stay_classes(tmp_path: Path) -> N
     assert [counted[name] for name in ("read", "no_label", "gaps", "used")] == [51, 1, 1, 49]
     only_filtered = open_rows(table_settings(write_table(tmp_path, rows), "data.drop_partial=true")).report
     assert only_filtered["rows"]["partial"] == 2
+    assert only_filtered["unknown_before"] == only_filtered["unknown_after"] == {"fine": 0, "mid": 0, "coarse": 0}
     assert only_filtered["classes_without_rows"] == {"fine": ["f9"], "mid": [], "coarse": []}
 
 
@@ -76,6 +77,37 @@ def test_numbers_as_labels_are_unknown_at_minus_one(tmp_path: Path) -> None:
     opened = open_rows(settings_of(f"data.path={tmp_path / 'rows.npz'}", *wanted))
     assert opened.tree.names == [["0", "1", "2"], ["0", "1"]]
     assert (opened.table.labels[:, 0] == -1).sum() == 10
+
+
+def test_npz_unknown_is_minus_one_of_any_kind_and_only_in_labels(tmp_path: Path) -> None:
+    labels = np.stack([np.arange(40) % 4 - 1, np.zeros(40, np.int64)], 1)
+    path, wanted = tmp_path / "rows.npz", ("data.split.by=row", "data.blocks={SITE: [lon]}")
+    common = {"features": np.zeros((40, 2)), "lon": np.full(40, -1)}
+    np.savez(path, labels=labels, fine=labels[:, 0].astype(np.float32), **common)
+    for level in ("labels.0", "fine"):
+        opened = open_rows(settings_of(f"data.path={path}", f"data.levels=[{level}, labels.1]", *wanted))
+        assert (opened.table.labels[:, 0] == -1).tolist() == (labels[:, 0] == -1).tolist()
+        assert len(opened.tree.names[0]) == 3
+        assert opened.table.valid.all(), "-1 is a longitude like any other"
+        assert (opened.table.blocks == -1).all()
+    with pytest.raises(DataError, match=r"features of an NPZ file are one array, data\.features names 2"):
+        open_rows(settings_of(f"data.path={path}", "data.levels=[fine]", "data.features=[features, lon]", *wanted))
+    np.savez(path, fine=labels[:, 0] - 1, coarse=labels[:, 1], **common)
+    with pytest.raises(DataError, match=r"rows\.npz: level 'fine' holds -2 in row 0; labels begin at 0, -1 is unknown"):
+        open_rows(settings_of(f"data.path={path}", "data.levels=[fine, coarse]", *wanted))
+
+
+def test_cells_that_are_no_numbers_are_bad_rows(tmp_path: Path) -> None:
+    rows = [*ROWS, "f0,m0,c0,x,2,3,4,r0", "f0,m0,c0,1,2,north,4,r0", "f0,m0,c0,1e300,y,3,4,r0", "f0,m0,c0,,2,3,4,r0"]
+    opened = open_rows(table_settings(write_table(tmp_path, rows), "data.bad_samples=skip"))
+    assert len(opened.table) == len(ROWS)
+    assert [line.partition("rows.csv ")[2] for line in opened.report["bad"]] == [
+        "line 50: column 'x1' (data.features) holds 'x', not a number",
+        "line 51: column 'site_a' (data.blocks.SITE) holds 'north', not a number",
+        "line 52: column 'x1' (data.features) holds '1e300', which is too large",
+        "line 53: a feature is missing or not finite",
+    ]
+    assert (opened.report["rows"]["read"], opened.report["rows"]["bad"]) == (52, 4)
 
 
 def test_parquet_without_duckdb_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,6 +158,7 @@ def test_a_folder_of_images_is_read_and_missing_ones_counted(images: Path) -> No
     sets = open_data(image_settings(images))
     assert sets.opened.report["rows"]["missing_image"] == 1
     assert sets.shape == (3, 8, 8)
+    assert (sets.plain.divisor, sets.opened.table.features.dtype) == (255.0, np.uint8)
     batch = sets.evaluated["val"].take(np.arange(2), 0)
     for label, pixels in zip(batch["labels"][:, 0].tolist(), batch["features"], strict=True):
         assert pixels.amax((1, 2)).tolist() == ([1, 0, 0] if label == 0 else [0, 1, 0])
@@ -151,7 +184,7 @@ BAD_TABLES = {
     "two parents for one class": (
         [*ROWS, *["f0,m1,c0,1,2,3,4,r1"] * 5],
         [],
-        r"fine 'f0' has two parents of level mid: 'm0' in line .*; 'm1' in line \d+, line \d+, line \d+; ",
+        r"rows.csv: fine 'f0' has two parents of level mid: 'm0' in line .*; 'm1' in line \d+, line \d+, line \d+; ",
     ),
     "a label that contradicts the tree in validation": (
         [*(f"{row},train" for row in ROWS), "f0,m2,c1,1,2,3,4,r1,val"],
@@ -253,6 +286,9 @@ def test_a_given_tree_replaces_that_of_the_rows(tmp_path: Path) -> None:
 BAD_SETTINGS = {
     "an unknown level in the loss": (["data.layout=t1", "loss.criteria={finest: tree_smoothing}"], "level 'finest'"),
     "an unknown level of groups": (["data.layout=t1", "mix.level=coarse @ 0, small @ 50%"], "level 'small'"),
+    "two levels at once": (["data.layout=t1", "mix.level=fine, mid"], "^mix.level is 'fine, mid'; write one level"),
+    "a level without a place": (["data.layout=t1", "mix.level=mid, fine @ 30%"], "mix.level is .*; write one level"),
+    "levels out of order": (["data.layout=t1", "mix.level=mid @ 60%, fine @ 30%"], "mix.level is 'mid .* out of order"),
     "an unknown block": (["data.layout=t1", "mask.passes=[SITE+SOIL]"], "block 'SOIL'; there are: SITE, SEASON, ELEV"),
     "a level twice": (["data.levels=[a, a]"], "data.levels names 'a' twice"),
     "a name with a slash": (["data.levels=[a/b]"], "no / or"),
@@ -264,7 +300,10 @@ BAD_SETTINGS = {
     "a block without columns": (["data.blocks={SITE: []}"], "data.blocks.SITE names no column; leave the block out"),
     "a toy set with a tree": (["data.layout=t1", "data.tree=tree.csv"], "has its own levels, blocks and tree"),
     "no record": (["data.path=rows.csv", "data.levels=[a]"], "needs data.group"),
-    "shares beyond one": (["data.split.val_share=0.6", "data.split.test_share=0.5"], "nothing"),
+    "shares beyond one": (
+        ["data.split.val_share=0.6", "data.split.test_share=0.5"],
+        "data.split.val_share 0.6 and data.split.test_share 0.5 leave nothing to train on",
+    ),
 }
 
 
@@ -280,6 +319,11 @@ def test_two_keys_are_two_moments_for_one_pass(tmp_path: Path) -> None:
     path.write_text("task: hierarchy\ndata: {layout: t1}\npasses: {val: {every: 5 steps, at: 10%}}\n")
     with pytest.raises(SettingsError, match="takes one moment, got 2: every, at"):
         load_settings(config=str(path))
+
+
+def test_a_curve_that_this_run_puts_out_of_order_is_named() -> None:
+    with pytest.raises(SettingsError, match=r"^the knots of mask.partial are out of order in a run of 120 steps"):
+        open_data(settings_of("data.layout=t1", "num_epochs=12", "mask.partial=1 @ 90 steps, 0 @ 50%"))
 
 
 @pytest.mark.parametrize("setting", ["data.augment.flip=0.5", "mix.cutmix=true", "model.trunk=cnn"])
@@ -311,11 +355,17 @@ def test_no_record_is_on_both_sides_and_new_rows_move_none(tmp_path: Path) -> No
 
 
 def test_an_overruled_label_is_replaced_and_counted(tmp_path: Path) -> None:
-    rows = [*(f"{row},train" for row in ROWS), "f0,m1,c0,1,2,3,4,r1,train", "f1,m0,c0,1,2,3,4,r1,val"]
+    rows = [*(f"{row},train" for row in ROWS), "f0,m1,c0,1,2,3,4,r1,train", "f2,m0,c0,1,2,3,4,r1,val"]
+    rows.append("f9,m0,c1,1,2,3,4,r1,val")  # no training row says what is above f9
     path = write_table(tmp_path, rows, f"{HEADER},split")
-    opened = open_rows(table_settings(path, "data.split.by=given", "data.on_conflict=majority"))
-    assert opened.report["rows"]["overruled"] == 1
-    assert opened.table.labels[48].tolist() == [0, 0, 0]
+    wanted = (path, "data.split.by=given", "data.on_conflict=majority")
+    opened = open_rows(table_settings(*wanted))
+    assert opened.report["rows"]["overruled"] == 3, "one that trains, two that validate"
+    assert opened.table.labels[48:].tolist() == [[0, 0, 0], [2, 1, 0], [6, 0, 0]]
+    path = write_table(tmp_path, rows[:-1], f"{HEADER},split")
+    tree = tmp_path / "tree.csv"
+    tree.write_text("fine,mid,coarse\n" + "\n".join(sorted({row.rsplit(",", 5)[0] for row in ROWS})))
+    assert open_rows(table_settings(*wanted, f"data.tree={tree}")).report["rows"]["overruled"] == 2
 
 
 @pytest.mark.parametrize(
@@ -376,4 +426,5 @@ def test_a_group_level_may_follow_the_run() -> None:
     course = level_curve("coarse @ 0, mid @ 30%, fine @ 60%", ["fine", "mid", "coarse"]).resolve(100, 10)
     assert [course.at(step) for step in (0, 29, 30, 59, 60, 99)] == [2, 2, 1, 1, 0, 0]
     assert level_curve("mid", ["fine", "mid"]).resolve(100, 10).at(50) == 1
+    assert level_curve("coarse @0, fine @ 60% hold", ["fine", "coarse"]).resolve(100, 10).at(59) == 1
     assert level_curve(None, ["fine", "mid"]).resolve(100, 10).at(50) == 0

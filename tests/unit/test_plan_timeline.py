@@ -118,6 +118,9 @@ def random_run(draw: random.Random) -> dict:
     }
 
 
+PLANNED = ("pass", "final pass", "checkpoint", "balance")
+
+
 @pytest.mark.parametrize("number", range(20))
 def test_04_plan_and_ledger_agree(number, tmp_path):
     """No pass measures the metric of `best` here: its checkpoints are the only ones that nobody can plan."""
@@ -127,10 +130,10 @@ def test_04_plan_and_ledger_agree(number, tmp_path):
     train_toy(settings, TermsTask)
     kinds = ("StepDone", "PassDone", "CheckpointTaken", "Balanced")
     found = {kind: events(f"file://{tmp_path}", kind, "terms") for kind in kinds}
-    happened = {(one["step"], f"pass {one['name']}") for one in found["PassDone"] if not one["is_final"]}
+    happened = {(one["step"], f"{'final ' * one['is_final']}pass {one['name']}") for one in found["PassDone"]}
     happened |= {(one["step"], "checkpoint") for one in found["CheckpointTaken"]}
     happened |= {(one["step"], "balance") for one in found["Balanced"]}
-    planned = {(line.step, line.what) for line in plan.lines if line.what.startswith(("pass", "checkpoint", "balance"))}
+    planned = {(line.step, line.what) for line in plan.lines if line.what.startswith(PLANNED)}
     assert (1, "balance") in planned
     assert planned ^ happened == set()
     assert len(found["StepDone"]) == plan.total_steps
@@ -305,6 +308,20 @@ def test_other_limits_of_the_early_stop():
     again.load(norms.state())
     assert "max_grad_norm" in again.see("val", {"loss": 1.0}, 1, 1.0)
     assert again.see("val", {"loss": 1.0}, 2, 1.0) is None
+
+
+def test_a_metric_of_a_pass_that_never_runs_in_training_is_said(tmp_path):
+    values = {
+        "passes": {"val": "never", "val_0": "every 200 steps"},
+        "early_stop__patience": "2 passes",
+        "early_stop__metric": "val_0/loss",
+        "schedule__name": "plateau",
+        "schedule__metric": "val_1/loss",
+        "schedule__warmup": "0 steps",
+    }
+    train_toy(terms_settings(tmp_path, num_epochs=1, **values), TermsTask)
+    said = [one["text"] for one in events(f"file://{tmp_path}", "Noted", "terms") if "does not run in" in one["text"]]
+    assert [text.partition(",")[0] for text in said] == ["best.metric is val/loss", "early_stop.metric is val_0/loss"]
 
 
 def test_a_run_ends_where_a_limit_says(tmp_path):

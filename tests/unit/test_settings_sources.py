@@ -148,6 +148,8 @@ def test_two_moments_for_one_thing_are_refused(config):
     assert f"checkpoint.every is given twice: '5 steps' ({path}:2) and '6 steps' ({path}:3); keep one" in problems(
         config=path
     )
+    path = config("passes:\n  val: {every: 5, every: 6}\n")
+    assert problems(config=path) == [f"passes.val ({path}:2): 'every' is given twice; keep one"]
 
 
 def test_the_command_line_says_a_setting_once():

@@ -144,6 +144,8 @@ class Trigger:
         period, start, stop = match.groups()
         first = None if start is None else Amount.parse(start)
         last = None if stop is None else _positive(stop, text)
+        if first and last and first.unit == last.unit and first.number > last.number:
+            raise ValueError(f"{text!r} ends before it begins, so it would never fire; write 'never' for that")
         return cls(_positive(period, text), first, last, end=end)
 
     def resolve(self, total_steps: int, steps_per_epoch: PerEpoch) -> Moments:
@@ -219,15 +221,15 @@ class Curve:
                 raise ValueError(f"{text!r} has knots out of order: each must come after the one before it")
         return cls(knots, shape or "linear")
 
-    def resolve(self, total_steps: int, steps_per_epoch: PerEpoch) -> Course:
-        """The curve for these lengths. SettingsError if they put its knots out of order."""
+    def resolve(self, total_steps: int, steps_per_epoch: PerEpoch, name: str = "a curve") -> Course:
+        """The curve for these lengths. SettingsError, with its `name`, if they put its knots out of order."""
         lengths = Lengths(total_steps, steps_per_epoch)
         exact = [amount.steps(*lengths) for _, amount in self.knots]
         if any(left >= right for left, right in pairwise(exact)):
             places = ", ".join(f"{float(place):g}" for place in exact)
             run = f"{lengths.total_steps} steps, {typical(lengths.steps_per_epoch)} an epoch"
             raise SettingsError(
-                f"the knots of a curve are out of order in a run of {run}: they fall on steps {places}; use one unit "
+                f"the knots of {name} are out of order in a run of {run}: they fall on steps {places}; use one unit "
                 "or train longer"
             )
         scale = math.lcm(*(place.denominator for place in exact))
@@ -283,7 +285,7 @@ def _knot(part: str, text: str) -> tuple[Fraction, Amount]:
     value, separator, place = part.partition("@")
     if not separator or not re.fullmatch(NUMBER, value.strip()):
         raise ValueError(f"{text!r} is no curve; write '0 @ 0, 1 @ 10%' and then linear, cosine or hold")
-    return _fraction(value.strip(), text), Amount.parse(place)
+    return _fraction(value.strip(), text), Amount.parse(place.strip())
 
 
 def _integers(period: Amount, start: Amount | None, stop: Amount | None, lengths: Lengths) -> _Every:

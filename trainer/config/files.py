@@ -11,14 +11,23 @@ from dataclasses import dataclass
 from importlib.resources import files as package_files
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import Any
 
 import yaml
+from yaml.constructor import ConstructorError
 
 from trainer.errors import SettingsError
 
 
 class TextLoader(yaml.BaseLoader):
     """Scalars stay text, but for null."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Raises ConstructorError for a key that is there twice; PyYAML takes the last one in silence."""
+        keys = [key.value for key, _ in node.value]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise ConstructorError(None, None, f"{twice[0]!r} is given twice; keep one", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 TextLoader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("^(~|null|)$"), ["~", "n", ""])
@@ -67,9 +76,12 @@ def parse_yaml(text: str, where: str) -> yaml.Node | None:
         raise SettingsError(f"{where}{line} is no valid YAML: {problem}") from None
 
 
-def to_value(node: yaml.Node) -> object:
-    """Lists and mappings of texts out of a node."""
-    return TextLoader("").construct_document(node)
+def to_value(node: yaml.Node, where: str) -> object:
+    """Lists and mappings of texts out of a node. Raises SettingsError for a key that is there twice."""
+    try:
+        return TextLoader("").construct_document(node)
+    except ConstructorError as error:
+        raise SettingsError(f"{where}: {error.problem}") from None
 
 
 def _preset_folder(task: str) -> Traversable:

@@ -255,7 +255,8 @@ class HierarchySettings(CommonSettings):
         if data.layout in TOYS and data.path is not None:
             raise ValueError(f"data.layout is {data.layout}, which reads no files, but data.path is {data.path}")
         if split.val_share + split.test_share >= 1:
-            raise ValueError(f"data.split.val_share and test_share leave nothing of {data.path} to train on")
+            shares = f"{split.val_share} and data.split.test_share {split.test_share}"
+            raise ValueError(f"data.split.val_share {shares} leave nothing to train on; together they must be below 1")
         if data.path is not None and split.by in ("record", "fixed") and data.group is None and data.layout != "npz":
             raise ValueError(
                 f"data.split.by is {split.by}, which needs data.group: the column that names a row's record; "
@@ -298,12 +299,16 @@ def level_names(text: str | None) -> list[str]:
 
 
 def level_curve(text: str | None, levels: list[str]) -> Curve:
-    """The group level over the run as a curve that holds the level's number, 0 the finest. Raises SettingsError."""
-    if text is None or "@" not in text:
-        return Curve.parse(f"{levels.index(text) if text else 0} @ 0 hold")
-    places = [part.partition("@")[2] for part in text.split(",")]
-    knots = (f"{levels.index(name)} @{place}" for name, place in zip(level_names(text), places, strict=True))
-    return Curve.parse(", ".join(knots).removesuffix(" hold") + " hold")
+    """The group level over the run as a curve that holds the level's number, 0 the finest. Raises ValueError."""
+    names = level_names(text) or levels[:1]
+    places = [part.partition("@")[2].strip() for part in text.split(",")] if text and "@" in text else ["0"]
+    if len(names) != len(places) or not all(places):
+        raise ValueError(f"mix.level is {text!r}; write one level, or levels over the run: 'coarse @ 0, fine @ 60%'")
+    knots = (f"{levels.index(name)} @ {place}" for name, place in zip(names, places, strict=True))
+    try:
+        return Curve.parse(", ".join(knots).removesuffix(" hold") + " hold")
+    except ValueError as error:
+        raise ValueError(f"mix.level is {text!r}; with the numbers of the levels: {error}") from None
 
 
 def _refuse_unknown(where: str, names: Iterable[str], known: list[str], what: str) -> None:

@@ -193,18 +193,16 @@ class _Reader:
     def _nodes(self, node: yaml.Node, name: str, label: str, *, with_lines: bool) -> Iterator[_Given]:
         """A YAML node and everything below it."""
         where = f"{label}:{node.start_mark.line + 1}" if with_lines else label
-        value = None if isinstance(node, yaml.MappingNode) else to_value(node)
+        at = f"{name or 'the settings'} ({where})"
         if self._leaf(name):
-            yield _Given(name, to_value(node), where)
+            yield _Given(name, to_value(node, at), where)
         elif not self._is_group(name):
             self._unknown(name, where)
         elif isinstance(node, yaml.MappingNode):
             for key, below in node.value:
                 yield from self._nodes(below, f"{name}.{key.value}".lstrip("."), label, with_lines=with_lines)
-        elif value is not None:
-            self.problems.append(
-                f"{name or 'the settings'} ({where}) must be a group of names and values, got {value!r}"
-            )
+        elif (value := to_value(node, at)) is not None:
+            self.problems.append(f"{at} must be a group of names and values, got {value!r}")
 
     def _leaf(self, name: str) -> Leaf | None:
         """The leaf a value can be given to; an entry of a mapping counts as one of its own."""

@@ -48,6 +48,8 @@ class Balance:
     norms: Values = field(default_factory=dict)
     follows: ClassVar[bool] = False
     """Whether the weights ever move."""
+    kept: ClassVar[tuple[str, ...]] = ()
+    """What follows the measurements and is in the checkpoint."""
 
     def is_due(self, step: int) -> bool:
         """Whether step number `step` (from 1) is to be measured."""
@@ -67,16 +69,24 @@ class Balance:
 
     def state(self) -> dict[str, Any]:
         """Plain values for the checkpoint; nothing that the settings say."""
-        return {}
+        return {name: dict(getattr(self, name)) for name in self.kept}
 
     def load(self, state: dict[str, Any]) -> None:
         """Inverse of `state`."""
+        for name in self.kept:
+            setattr(self, name, dict(state[name]))
+
+    def is_foreign(self, state: Mapping[str, Any] | None) -> bool:
+        """Whether this is what another rule keeps (`balance.kind` was changed), of which nothing can be taken over."""
+        others = [set(rule.kept) for rule in KINDS.values() if rule.kept not in ((), self.kept)]
+        return set(state or ()) in others
 
 
 class Uncertainty(Balance):
     """Every measurement is a step of gradient descent on the log-variances s of the terms."""
 
     follows = True
+    kept = ("weights",)
 
     def follow(self, losses: Values, norms: Values) -> None:  # noqa: ARG002 - no gradient is needed
         """Move each weight towards 1 / (2 L)."""
@@ -84,14 +94,6 @@ class Uncertainty(Balance):
             slope = 0.5 - self.weights[name] * loss
             grown = self.weights[name] * math.exp(self.settings.eta * min(max(slope, -_STEEPEST), _STEEPEST))
             self.weights[name] = min(grown, _LARGEST)
-
-    def state(self) -> dict[str, Any]:
-        """The weights."""
-        return {"weights": dict(self.weights)}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Inverse of `state`."""
-        self.weights = dict(state["weights"])
 
 
 @dataclass
@@ -101,6 +103,7 @@ class GradNorm(Balance):
     losses: Values = field(default_factory=dict)
     reference: Values = field(default_factory=dict)
     follows: ClassVar[bool] = True
+    kept: ClassVar[tuple[str, ...]] = ("weights", "reference", "losses", "norms")
 
     def follow(self, losses: Values, norms: Values) -> None:
         """Take the measurement into the running means and go one round; a term that cannot pull is left alone."""
@@ -118,17 +121,7 @@ class GradNorm(Balance):
     def _mean(self, old: float, new: float) -> float:
         return self.settings.momentum * old + (1.0 - self.settings.momentum) * new
 
-    def state(self) -> dict[str, Any]:
-        """Everything that follows the measurements."""
-        return {name: dict(getattr(self, name)) for name in _GRADNORM_STATE}
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Inverse of `state`."""
-        for name in _GRADNORM_STATE:
-            setattr(self, name, dict(state[name]))
-
-
-_GRADNORM_STATE = ("weights", "reference", "losses", "norms")
 KINDS: Mapping[str, type[Balance]] = {
     "fixed": Balance,
     "inverse_density": Balance,

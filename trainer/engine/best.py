@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from trainer.config.expressions import Patience
@@ -60,9 +61,18 @@ def direction(metric: str, mode: str, reported: Reported, setting: str) -> str:
     if name not in reported.get(pass_name, {}):
         if name == WEIGHTED_LOSS and "loss" in reported.get(pass_name, {}):
             raise SettingsError(f"{setting} is {metric!r}, which needs weighed loss terms: set balance.kind, too")
-        choices = "; ".join(f"{one}/ with {', '.join(names)}" for one, names in reported.items())
-        raise SettingsError(f"{setting} is {metric!r}; it must be pass/metric out of: {choices}")
+        near = get_close_matches(metric, [f"{one}/{own}" for one, names in reported.items() for own in names], 1, 0.8)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise SettingsError(f"{setting} is {metric!r}; {hint}it must be pass/metric out of: {_choices(reported)}")
     return reported[pass_name][name] if mode == "auto" else mode
+
+
+def _choices(reported: Reported) -> str:
+    """Passes that report the same metrics are named together."""
+    passes: dict[tuple[str, ...], list[str]] = {}
+    for one, names in reported.items():
+        passes.setdefault(tuple(names), []).append(f"{one}/")
+    return "; ".join(f"{', '.join(own)} with {', '.join(names)}" for names, own in passes.items())
 
 
 class EarlyStop:
@@ -82,6 +92,12 @@ class EarlyStop:
             self._num_values = patience.passes or math.inf
         else:
             self._num_steps = float(patience.amount.steps(total_steps, steps_per_epoch))
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is any limit."""
+        limits = self._settings
+        return any(one is not None for one in (limits.patience, limits.max_loss, limits.min_lr, limits.max_grad_norm))
 
     def see_norm(self, norm: float) -> None:
         """Take note of the gradient norm of a step."""

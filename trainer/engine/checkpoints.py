@@ -1,5 +1,6 @@
 """The engine's side of checkpoints: when the loop takes one, goes on from one, or goes back to one."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -87,14 +88,26 @@ def go_on_from_checkpoint(job: Job) -> None:
         job.load(receive(job, shapes), meta)
         crash.point("after_restore")
         job.emit(Resumed, checkpoint=key, redone_steps=max(0, job.highest_step - job.cursor.step))
-        if meta["total_steps"] != job.total_steps:
-            job.emit(
-                Noted,
-                text=f"the run is {job.total_steps} steps long now, {meta['total_steps']} before; "
-                "curves and triggers in percent are resolved anew",
-            )
+        for text in changes(job, meta):
+            job.emit(Noted, text=text)
     job.restored = {}
     job.first_step = job.cursor.step
+
+
+def changes(job: Job, meta: dict[str, Any]) -> Iterator[str]:
+    """What of a checkpoint other settings have changed, in words."""
+    if meta["total_steps"] != job.total_steps:
+        yield (
+            f"the run is {job.total_steps} steps long now, {meta['total_steps']} before; "
+            "curves and triggers in percent are resolved anew"
+        )
+    if job.balance and job.balance.is_foreign(meta["balance"]):
+        yield (
+            f"balance.kind is {job.balance.settings.kind} now and was another rule before: the weights of the loss "
+            "terms begin anew"
+        )
+    if gone := [name for name in meta["cursor"]["owed"] if name not in job.moments.passes]:
+        yield f"owed passes that the settings no longer have are dropped: {', '.join(gone)}"
 
 
 def load_newest(job: Job) -> tuple[str, dict[str, Any], dict[str, dict[str, Any]]] | None:
@@ -150,7 +163,8 @@ def load_weights(job: Job, found: Restored | None) -> None:
     Of weights with an average that is taken. The weights of the loss terms are those of that moment, too.
     """
     tensors = found.tensors.get("ema", found.tensors["model"]) if found else None
-    if job.balance and (balance := job.world.share(found.meta["balance"] if found else None)):
+    balance = job.world.share(found.meta["balance"] if found else None) if job.balance else None
+    if job.balance and balance and not job.balance.is_foreign(balance):
         job.balance.load(balance)
     state = job.model.state_dict()
     for name, target in state.items():

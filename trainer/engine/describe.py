@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Iterator
 from importlib import metadata
 
 import torch
@@ -52,7 +53,21 @@ def remarks(job: Job) -> list[str]:
     found: list[str | None] = [f"no headline: {caveat}" if caveat else None, *getattr(job.task, "remarks", [])]
     found.append(job.schedule.remark if isinstance(job.schedule, Schedule) else None)
     found.append(job.balance.remark(job.total_steps) if job.balance else None)
-    return [one for one in found if one]
+    return [*(one for one in found if one), *unmeasured(job)]
+
+
+def unmeasured(job: Job) -> Iterator[str]:
+    """Metrics that decide something, but of a pass that never runs in training."""
+    chosen = [("best.metric", job.best.metric, "the newest weights count as the best ones")]
+    if job.early_stop.is_on:
+        chosen.append(("early_stop.metric", job.early_stop.record.metric, "early_stop never looks at anything"))
+    if job.settings.schedule.name == "plateau" and not job.foreign:
+        watched = job.settings.schedule.metric or job.task.best_metric
+        chosen.append(("schedule.metric", watched, "schedule.name plateau never lowers the rate"))
+    for setting, metric, what_then in chosen:
+        name = metric.partition("/")[0]
+        if not job.moments.passes[name].fires_between(0, job.total_steps + 1):
+            yield f"{setting} is {metric}, but the pass {name} does not run in training (passes.{name}): {what_then}"
 
 
 def batch_size(job: Job) -> int:

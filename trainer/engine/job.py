@@ -201,7 +201,14 @@ class Job:
     def load(self, tensors: dict[str, dict[str, Tensor]], meta: dict[str, Any]) -> None:
         """Put a captured state back; on every rank. Raises RunError when something that decides the rest is missing."""
         self._refuse_incomplete(tensors, meta)
-        self.model.load_state_dict(tensors["model"])
+        try:
+            self.model.load_state_dict(tensors["model"])
+        except RuntimeError as error:
+            first = str(error).splitlines()[1].strip()
+            raise RunError(
+                f"the checkpoint is that of another model: {first} Put the settings of the model back, or start anew "
+                "with another run.name"
+            ) from None
         load_optimizer(self.optimizer, self.model, tensors["optimizer"], meta["optimizer"])
         if self.ema:
             # A run that switches the average on later starts it from the weights.
@@ -214,12 +221,14 @@ class Job:
             for group, rate in zip(self.optimizer.param_groups, meta["rates"], strict=True):
                 group["lr"] = rate
         self.schedule.load(meta["schedule"])
-        if self.balance and meta["balance"]:
+        if self.balance and meta["balance"] and not self.balance.is_foreign(meta["balance"]):
             self.balance.load(meta["balance"])
         self.best.load(meta["best"])
         self.early_stop.load(meta["early_stop"])
         self.guard.used = meta["nonfinite"]
         self.cursor = Cursor.from_json(meta["cursor"])
+        # A pass that the settings no longer have would stay owed for ever, and make every step a boundary.
+        self.cursor.owed = [name for name in self.cursor.owed if name in self.moments.passes]
         self.ends_early = meta["ends_early"]
 
     def _refuse_incomplete(self, tensors: dict[str, dict[str, Tensor]], meta: dict[str, Any]) -> None:
@@ -227,6 +236,8 @@ class Job:
         expected = self.capture().meta
         if self.foreign:
             expected["schedule"] = {}  # what a caller's scheduler keeps depends on its version
+        if self.balance and self.balance.is_foreign(meta.get("balance")):
+            expected["balance"] = {}  # another rule's, which begins anew as if none had been there
         missing = lacking(expected, meta)
         for part, number in meta.get("contents", {}).items():
             found = len(tensors.get(part, {}))

@@ -40,7 +40,7 @@ class Schedule:
         self._interval = Amount.parse(settings.interval).steps(total_steps, steps_per_epoch)
         self._stable = math.floor(Fraction(str(settings.stable)) * max(1, self._total - self._warmup))
         curve = Curve.parse(settings.curve) if settings.name == "curve" and settings.curve else None
-        self._curve = curve.resolve(total_steps, steps_per_epoch) if curve else None
+        self._curve = curve.resolve(total_steps, steps_per_epoch, "schedule.curve") if curve else None
         self.plateau = Plateau(settings) if settings.name == "plateau" else None
         if settings.name == "noam" and settings.width is None:
             raise SettingsError("schedule.name is noam, so schedule.width must say the width of the model, e.g. 512")

@@ -98,7 +98,9 @@ def assemble(
         module=parts.module or wrap(task, parts.model, world),
         optimizer=parts.optimizer,
         base_rates=[group["lr"] for group in parts.optimizer.param_groups],
-        rate_curves=[Curve.parse(curve).resolve(total, per_epoch) if curve else None for curve in own_curves],
+        rate_curves=[
+            Curve.parse(curve).resolve(total, per_epoch, "optim.groups") if curve else None for curve in own_curves
+        ],
         curves=getattr(task, "curves", {}),
         schedule=parts.schedule,
         balance=balance_of(task, settings, parts, total, per_epoch),

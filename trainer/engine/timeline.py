@@ -1,8 +1,9 @@
 """What a run will do and when, before its first step: the same expressions that the loop asks, all resolved at once.
 
-A line is something that happens after a step. The ledger of the run says the same later: `PassDone` for a pass, a
-taken checkpoint for a checkpoint (a new best adds further ones), `Balanced` for new weights of the loss terms,
-`StepDone.learning_rate` and `.curves` of the step that follows for the values. An early stop cuts the timeline short.
+A line is something that happens after a step. The ledger of the run says the same later: `PassDone` for a pass (a
+final one, `is_final`, takes the best weights when all steps are done), a taken checkpoint for a checkpoint (a new best
+adds further ones), `Balanced` for new weights of the loss terms, `StepDone.learning_rate` and `.curves` of the step
+that follows for the values. An early stop cuts the timeline short.
 """
 
 from collections.abc import Iterator, Mapping
@@ -86,3 +87,4 @@ def events(
     yield from ((step, "learning rate") for step in schedule.knots)
     for name, curve in curves.items():
         yield from ((step, f"curve {name}") for step in curve.knots if step <= total)
+    yield from ((total, f"final pass {name}") for name in moments.passes)

@@ -54,9 +54,12 @@ class HierarchyRows:
 
     def features(self, indices: Indices) -> Floats:
         """Features of these rows; images as 0 .. 1, in training and evaluation alike."""
-        features = self.table.features[indices]
-        scale = np.float32(1 / 255 if features.dtype == np.uint8 else 1)
-        return features.astype(np.float32) * scale
+        return self.table.features[indices].astype(np.float32) * np.float32(1 / self.divisor)
+
+    @property
+    def divisor(self) -> float:
+        """What features are divided by before the model sees them: 255 for the bytes of images."""
+        return 255.0 if self.table.features.dtype == np.uint8 else 1.0
 
     @property
     def names(self) -> list[str]:
@@ -68,9 +71,8 @@ class HierarchyRows:
         """Mean and standard deviation of the features `[D]`, of images per channel `[channels, 1, 1]`."""
         features = self.table.features
         axes, shape = ((0, 2, 3), (-1, 1, 1)) if features.ndim == 4 else ((0,), (-1,))
-        scale = 255.0 if features.dtype == np.uint8 else 1.0
-        mean = np.asarray(features.mean(axis=axes, dtype=np.float64)) / scale
-        deviation = np.asarray(features.std(axis=axes, dtype=np.float64)) / scale
+        mean = np.asarray(features.mean(axis=axes, dtype=np.float64)) / self.divisor
+        deviation = np.asarray(features.std(axis=axes, dtype=np.float64)) / self.divisor
         return mean.reshape(shape).astype(np.float32), _not_zero(deviation).reshape(shape)
 
     @cached_property

@@ -4,8 +4,9 @@
     hierarchy_<size>.onnx    features [b, ...], blocks [b, w], valid bool [b, n]  ->  logits_<level> [b, c] by level
 
 Blocks and their validity are inputs only if there are blocks; an invalid block is zeros. The standardisation of the
-features is in the graph. The metadata hold what turns logits into answers: the tree with its class names, the map of
-the blocks, the rule of decoding, and whether the logits are log-probabilities already (sibling heads).
+features is in the graph. The metadata hold what turns rows into features (their shape, and what the bytes of an image
+are divided by) and logits into answers: the tree with its class names, the map of the blocks, the rule of decoding,
+and whether the logits are log-probabilities already (sibling heads).
 """
 
 import json
@@ -76,6 +77,7 @@ def export_model(
         "blocks": BlockMap(info["blocks"]).ranges,
         "decode": info["decode"],
         "heads": settings.model.heads,
+        "features": {name: info.get(name) for name in ("shape", "divisor")},
         "info": {name: value for name, value in info.items() if name not in ("tree", "blocks", "decode")},
         "model": settings.model.model_dump(),
         "metrics": dict(metrics or {}),

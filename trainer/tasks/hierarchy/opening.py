@@ -20,7 +20,7 @@ from trainer.tasks.bad_samples import BadSamples
 from trainer.tasks.hierarchy.blocks import BlockMap
 from trainer.tasks.hierarchy.counts import Counts
 from trainer.tasks.hierarchy.readers import read, read_csv
-from trainer.tasks.hierarchy.split import Parts, Side, parts_of, split
+from trainer.tasks.hierarchy.split import Parts, parts_of, split
 from trainer.tasks.hierarchy.table import Source, Table
 from trainer.tasks.hierarchy.toys import toy
 from trainer.tasks.hierarchy.tree import UNKNOWN, Labels, Tree
@@ -60,10 +60,10 @@ def open_rows(settings: HierarchySettings) -> Opened:
     train = parts_of(side)["train"]
     tree = _tree(source, table.labels[train], table.where[train], data, counts)
     before = table.labels
-    table, side = _settle(table, side, tree, data, counts, source.path)
-    parts = parts_of(side)
+    table, kept = _settle(table, tree, data, counts, source.path)
+    parts = parts_of(side[kept])
     _check_parts(parts, table, source, settings.levels)
-    report = _report(counts, settings.levels, before, table, source)
+    report = _report(counts, settings.levels, before[kept], table, source)
     return Opened(source.path, table, tree, source.blocks, parts, report)
 
 
@@ -101,24 +101,30 @@ def _onto_tree(source: Source, tree: str, levels: Sequence[str]) -> Source:
 
 def _tree(source: Source, labels: Labels, where: NDArray[np.str_], data: HierarchyData, counts: Counts) -> Tree:
     """The tree of the given table, or of the training rows."""
-    levels = data.levels or TOY_LEVELS
+    levels, path = data.levels or TOY_LEVELS, source.path
     said: Sequence[str] = where.tolist()
     if source.tree:
-        given = read_csv(Path(source.tree))
+        given, path = read_csv(Path(source.tree)), source.tree
         labels = np.stack([given.labels(level)[0] for level in levels], 1)
-        said = [f"{source.tree} {given.where(row)}" for row in range(given.num_rows)]
+        said = [given.where(row) for row in range(given.num_rows)]
     builder = Builder(levels, source.names, labels, lambda row: said[row], data.on_conflict)
-    tree = builder.build()
-    counts.add("overruled", builder.num_resolved)
+    try:
+        tree = builder.build()
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    counts.add("overruled", builder.num_resolved if source.tree else 0)
     return tree
 
 
-def _settle(table: Table, side: Side, tree: Tree, data: HierarchyData, counts: Counts, path: str) -> tuple[Table, Side]:
-    """Fill, and leave out what contradicts the tree or what the settings do not want."""
+def _settle(
+    table: Table, tree: Tree, data: HierarchyData, counts: Counts, path: str
+) -> tuple[Table, NDArray[np.bool_]]:
+    """Fill, and leave out what contradicts the tree or what the settings do not want; which rows are kept."""
     wrong = tree.contradictions(table.labels)
     labels = table.labels
     if data.on_conflict == "majority":
         labels = np.where(wrong[:, None], _from_finest(labels, tree), labels)
+        counts.add("overruled", int(wrong.sum()))
         wrong = np.zeros_like(wrong)
     for row in np.flatnonzero(wrong).tolist():
         counts.bad(f"{path} {table.where[row]}", _contradiction(tree, labels[row]))
@@ -129,16 +135,17 @@ def _settle(table: Table, side: Side, tree: Tree, data: HierarchyData, counts: C
         if data.drop_partial if reason == "partial" else data.drop_gaps:
             counts.add(reason, int((out & ~wrong).sum()))
             wrong = wrong | out
-    return table.keep(~wrong), side[~wrong]
+    return table.keep(~wrong), ~wrong
 
 
 def _from_finest(labels: Labels, tree: Tree) -> Labels:
-    """Labels as the finest known one of each row says, where the tree knows."""
-    bare = labels.copy()
-    finest = (labels != UNKNOWN).argmax(1)
-    bare[np.arange(labels.shape[1]) > finest[:, None]] = UNKNOWN
-    told = tree.fill(bare)
-    return np.where(told == UNKNOWN, labels, told)
+    """Labels as the finer ones of each row say, where the tree knows what is above them."""
+    told = labels.copy()
+    for level, ancestors in enumerate(tree.ancestors[:-1]):
+        known = np.flatnonzero(told[:, level] != UNKNOWN)
+        above = ancestors[told[known, level], level + 1 :]
+        told[known, level + 1 :] = np.where(above == UNKNOWN, told[known, level + 1 :], above)
+    return told
 
 
 def _contradiction(tree: Tree, labels: Labels) -> str:

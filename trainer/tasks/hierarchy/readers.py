@@ -7,11 +7,10 @@ import csv
 import glob
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +20,8 @@ from trainer.errors import DataError
 from trainer.tasks.hierarchy.counts import Counts
 from trainer.tasks.hierarchy.images import read_images
 from trainer.tasks.hierarchy.packed import HEADER, open_packed_rows
-from trainer.tasks.hierarchy.table import Columns, Features, Source, Table
+from trainer.tasks.hierarchy.table import Columns, Features, Numbers, Source, Table, Texts
+from trainer.tasks.hierarchy.tree import UNKNOWN
 
 INDEX = "index.csv"
 _SUFFIXES = {".csv": "csv", ".parquet": "parquet", ".npz": "npz"}
@@ -48,18 +48,20 @@ def _read_columns(data: HierarchyData, layout: str, file: Path, counts: Counts) 
     if not data.levels:
         raise DataError(f"{file}: data.levels must name the columns of the labels, fine to coarse")
     if layout == "npz":
-        columns, arrays = _read_npz(file)
+        columns, arrays = _read_npz(file, data.levels)
         features = _npz_features(file, data, arrays)
-        return _source(columns, data, features, _usable(columns, features, counts))
+        columns.require(features)
+        return _source(columns, data, features, counts)
     columns = _read_parquet(file) if layout == "parquet" else read_csv(file)
     if layout == "images":
         names = columns.column(data.image_column, "data.image_column")
         pixels, is_there = read_images(file.parent, names, data, counts, columns.where)
-        return _source(columns, data, pixels, is_there)
+        return _source(columns, data, pixels, counts, is_there)
     if not data.features:
         raise DataError(f"{file}: data.features must name the columns of the features, e.g. [x1, x2] or ['MFCC*']")
     values = columns.numbers(columns.matching(data.features, "data.features"), "data.features")
-    return _source(columns, data, values, _usable(columns, values, counts))
+    columns.require(values)
+    return _source(columns, data, values, counts)
 
 
 def find_layout(data: HierarchyData, path: Path) -> tuple[str, Path]:
@@ -130,8 +132,11 @@ def _read_parquet(file: Path) -> Columns:
     return Columns(str(file), columns, lambda row: f"row {row}")
 
 
-def _read_npz(file: Path) -> tuple[Columns, dict[str, NDArray[Any]]]:
-    """One array for each column, with a row per row; labels as texts, or numbers with -1 for unknown."""
+def _read_npz(file: Path, levels: Sequence[str]) -> tuple[Columns, dict[str, Numbers]]:
+    """One array for each column, with a row per row, or `[N, D]` for the columns `name.0`, `name.1`, ...
+
+    Labels are texts, or numbers from 0 on with -1 for unknown.
+    """
     try:
         with np.load(file, allow_pickle=False) as content:
             arrays = {name: content[name] for name in content.files}
@@ -140,17 +145,28 @@ def _read_npz(file: Path) -> tuple[Columns, dict[str, NDArray[Any]]]:
     lengths = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
     if len(set(lengths.values())) != 1 or not next(iter(lengths.values())):
         raise DataError(f"{file} must hold arrays with the same number of rows; got {lengths or 'none'}")
-    columns = {}
+    columns = {name: array for name, array in arrays.items() if array.ndim == 1}
     for name, array in arrays.items():
-        if array.ndim == 1:
-            columns[name] = ["" if text == "-1" and array.dtype.kind == "i" else text for text in map(str, array)]
-        elif array.ndim == 2:
-            columns |= {f"{name}.{place}": list(map(str, array[:, place])) for place in range(array.shape[1])}
-    return Columns(str(file), columns, lambda row: f"row {row}"), arrays
+        if array.ndim == 2:
+            columns |= {f"{name}.{place}": array[:, place] for place in range(array.shape[1])}
+    texts = {name: _label_texts(f"{file}: level {name!r}", columns[name]) for name in levels if name in columns}
+    return Columns(str(file), columns | texts, lambda row: f"row {row}"), arrays
 
 
-def _npz_features(file: Path, data: HierarchyData, arrays: dict[str, NDArray[Any]]) -> Features:
+def _label_texts(where: str, labels: Numbers) -> Texts:
+    """Labels as texts, -1 and NaN as the empty one. Raises DataError for a number below -1."""
+    if labels.dtype.kind not in "if":
+        return list(map(str, labels))
+    outside = np.flatnonzero(labels < UNKNOWN)
+    if len(outside):
+        raise DataError(f"{where} holds {labels[outside[0]]} in row {outside[0]}; labels begin at 0, -1 is unknown")
+    return ["" if label == UNKNOWN else str(label) for label in labels]
+
+
+def _npz_features(file: Path, data: HierarchyData, arrays: dict[str, Numbers]) -> Features:
     """The array `features` `[N, D]` or `[N, channels, height, width]`, or the one that the settings name."""
+    if len(data.features) > 1:
+        raise DataError(f"{file}: the features of an NPZ file are one array, data.features names {len(data.features)}")
     name = data.features[0] if data.features else "features"
     if name not in arrays:
         raise DataError(f"{file} has no array {name!r} (data.features); there are: {', '.join(arrays)}")
@@ -158,22 +174,26 @@ def _npz_features(file: Path, data: HierarchyData, arrays: dict[str, NDArray[Any
     if array.ndim not in (2, 4) or array.dtype.kind not in "fiub":
         raise DataError(f"{file}: {name!r} must be numbers [N, D] or [N, channels, height, width], is {array.shape}")
     is_image = array.ndim == 4 and array.dtype == np.uint8
-    features: Features = array if is_image else array.astype(np.float32)
+    with np.errstate(over="ignore"):
+        features: Features = array if is_image else array.astype(np.float32)
     return features
 
 
-def _usable(columns: Columns, features: Features, counts: Counts) -> NDArray[np.bool_]:
-    """Rows whose features are all numbers; the others are bad samples."""
-    finite = np.asarray(np.isfinite(features.reshape(len(features), -1)).all(1))
-    for row in np.flatnonzero(~finite).tolist():
-        counts.bad(f"{columns.path} {columns.where(row)}", "a feature is missing or not finite")
-    return finite
-
-
-def _source(columns: Columns, data: HierarchyData, features: Features, is_there: NDArray[np.bool_]) -> Source:
-    """Labels, blocks and names next to the features; rows without features leave after the classes are known."""
+def _source(
+    columns: Columns,
+    data: HierarchyData,
+    features: Features,
+    counts: Counts,
+    is_there: NDArray[np.bool_] | None = None,
+) -> Source:
+    """Labels, blocks and names next to the features; rows that cannot be used leave after the classes are known."""
     labels, names = zip(*(columns.labels(level) for level in data.levels), strict=True)
     blocks, values, valid = columns.block_values(data.blocks)
+    is_there = np.ones(columns.num_rows, bool) if is_there is None else is_there
+    for row, reason in sorted(columns.bad.items()):
+        if is_there[row]:
+            counts.bad(f"{columns.path} {columns.where(row)}", reason)
+            is_there[row] = False
     says: Callable[[int], str] = columns.where
     table = Table(
         features=features,

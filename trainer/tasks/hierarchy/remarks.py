@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from trainer.config.hierarchy import TOYS, HierarchyData
+from trainer.config.hierarchy import TOYS, HierarchyData, MaskSettings
+from trainer.tasks.hierarchy.blocks import BlockMap
 from trainer.tasks.hierarchy.opening import Opened
 
 
@@ -22,6 +23,15 @@ def caveat(opened: Opened, data: HierarchyData) -> str:
         f"{num_shared:,} of the {len(held_out):,} records that are evaluated are trained on, too (data.split.by: "
         f"{data.split.by}); the scores tell how well a record is known again, not its class. Split by record or fixed."
     )
+
+
+def without_blocks(blocks: BlockMap, mask: MaskSettings) -> list[str]:
+    """What is asked of masks where there is nothing to mask."""
+    usual = MaskSettings()
+    asked = [f"mask.{name}" for name in MaskSettings.model_fields if getattr(mask, name) != getattr(usual, name)]
+    if blocks.names or not asked:
+        return []
+    return [f"the rows have no blocks (data.blocks), so these settings have no effect: {', '.join(asked)}"]
 
 
 def remarks(opened: Opened, data: HierarchyData) -> list[str]:

@@ -77,14 +77,14 @@ def _curves(settings: HierarchySettings, num_rows: int) -> Curves:
     per_epoch = -(-num_rows // settings.batch_size)
     total = run_length(settings, per_epoch)
 
-    def course(text: str | None) -> Course | None:
-        return None if text is None else Curve.parse(text).resolve(total, per_epoch)
+    def course(name: str, text: str | None) -> Course | None:
+        return None if text is None else Curve.parse(text).resolve(total, per_epoch, name)
 
     return Curves(
-        mix=course(settings.mix.probability),
-        level=level_curve(settings.mix.level, settings.levels).resolve(total, per_epoch),
-        mask_all=course(settings.mask.all),
-        mask_partial=course(settings.mask.partial),
+        mix=course("mix.probability", settings.mix.probability),
+        level=level_curve(settings.mix.level, settings.levels).resolve(total, per_epoch, "mix.level"),
+        mask_all=course("mask.all", settings.mask.all),
+        mask_partial=course("mask.partial", settings.mask.partial),
     )
 
 

@@ -20,9 +20,11 @@ from trainer.tasks.hierarchy.blocks import BlockMap
 from trainer.tasks.hierarchy.tree import Labels
 
 Texts = Sequence[str]
+Numbers = NDArray[Any]
+"""A column that came as numbers; it becomes texts where it is asked for."""
 Features = NDArray[np.float32] | NDArray[np.uint8]
 MISSING = ("", "nan", "NaN", "NA", "null", "None")
-"""Texts of a cell that holds nothing."""
+"""Texts of a cell that holds nothing, with or without blanks around."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,11 @@ class Source:
 class Columns:
     """Columns of texts by name, with errors that say which is missing."""
 
-    def __init__(self, path: str, columns: Mapping[str, Texts], where: Callable[[int], str]) -> None:
+    def __init__(self, path: str, columns: Mapping[str, Texts | Numbers], where: Callable[[int], str]) -> None:
         self.path, self.columns, self.where = path, columns, where
         self.num_rows = len(next(iter(columns.values()), ()))
+        self.bad: dict[int, str] = {}
+        """Rows that cannot be used, and why: a cell that should be a number is none."""
 
     def column(self, name: str, setting: str) -> Texts:
         """One column. Raises DataError naming the setting that asks for it and the nearest column."""
@@ -93,7 +97,8 @@ class Columns:
             near = get_close_matches(name, self.columns, 1, 0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(list(self.columns)[:20])}"
             raise DataError(f"{self.path} has no column {name!r} ({setting}); {hint}")
-        return self.columns[name]
+        found = self.columns[name]
+        return list(map(str, found)) if isinstance(found, np.ndarray) else found
 
     def matching(self, patterns: Sequence[str], setting: str) -> list[str]:
         """Names of columns by names or patterns, in the order of the file within a pattern."""
@@ -106,25 +111,31 @@ class Columns:
         return list(found)
 
     def numbers(self, names: Sequence[str], setting: str) -> NDArray[np.float32]:
-        """Columns as numbers `[N, len(names)]`, NaN for empty cells. Raises DataError naming row and column."""
+        """Columns as numbers `[N, len(names)]`, NaN for empty cells; rows with other texts are `bad`."""
         result = np.empty((self.num_rows, len(names)), np.float32)
         for place, name in enumerate(names):
             texts = self.column(name, setting)
+            cells = ["nan" if text.strip() in MISSING else text for text in texts]
             try:
-                result[:, place] = np.array(["nan" if text in MISSING else text for text in texts], np.float64)
+                values = np.array(cells, np.float64)
             except ValueError:
-                row = next(row for row, text in enumerate(texts) if text not in MISSING and not _is_number(text))
-                raise DataError(
-                    f"{self.path} {self.where(row)}: column {name!r} ({setting}) holds {texts[row]!r}, not a number"
-                ) from None
-            if np.isinf(result[:, place]).any():
-                row = int(np.flatnonzero(np.isinf(result[:, place]))[0])
-                raise DataError(f"{self.path} {self.where(row)}: column {name!r} ({setting}) is infinite")
+                values = np.array([text if _is_number(text) else "inf" for text in cells], np.float64)
+            with np.errstate(over="ignore"):
+                result[:, place] = values
+            for row in np.flatnonzero(np.isinf(result[:, place])).tolist():
+                why = "which is too large" if _is_number(texts[row]) else "not a number"
+                self.bad.setdefault(row, f"column {name!r} ({setting}) holds {texts[row]!r}, {why}")
         return result
+
+    def require(self, features: Features) -> None:
+        """Rows with a feature that is missing or not finite are `bad`."""
+        finite = np.isfinite(features.reshape(len(features), -1)).all(1)
+        for row in np.flatnonzero(~finite).tolist():
+            self.bad.setdefault(row, "a feature is missing or not finite")
 
     def labels(self, level: str) -> tuple[Labels, list[str]]:
         """A column of labels as classes `[N]` and their sorted names. Raises DataError for an empty level."""
-        texts = np.array(["" if text in MISSING else text for text in self.column(level, "data.levels")])
+        texts = np.array(["" if text.strip() in MISSING else text for text in self.column(level, "data.levels")])
         names, numbers = np.unique(texts, return_inverse=True)
         has_unknown = len(names) > 0 and names[0] == ""
         if len(names) <= has_unknown:
