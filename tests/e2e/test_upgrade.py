@@ -59,6 +59,19 @@ def test_a_pinned_job_keeps_to_its_settings(make_release, namespace):
     assert pinned.job == "pinned-b"
 
 
+def test_a_claim_keeps_its_access_mode(make_release, namespace):
+    """The API would say so on a page of its own, half of the upgrade done."""
+    held = make_release("claimed", namespace, base={"runPolicy": {"suspend": True}})
+    held.install()
+    for change in ({"accessModes": ["ReadWriteMany"]}, {"storageClassName": "other"}):
+        with pytest.raises(
+            HelmError, match=r"the claim claimed-store is there with store.accessModes \[ReadWriteOnce\]"
+        ):
+            held.upgrade({"store": change})
+    held.upgrade({"config": {"num_epochs": 5}})
+    held.upgrade({"store": {"accessModes": ["ReadWriteMany"], "existingClaim": "another"}})
+
+
 def test_an_upgrade_and_a_new_installation_take_over_in_mid_run(cluster, started, namespace, ledger):
     """The pods before them are still at their last checkpoint by then."""
     release = started["endless"]

@@ -205,7 +205,7 @@ def test_the_network_policy_opens_the_job_dns_and_the_store():
     assert policy["spec"]["ingress"][0] == {"from": own}, "all ports: Gloo and NCCL choose theirs as they go"
     peers, dns, store, extra = policy["spec"]["egress"]
     assert peers == {"to": own}
-    assert {port["port"] for port in dns["ports"]} == {53}
+    assert {port["port"] for port in dns["ports"]} == {53, 5353}, "5353: OpenShift's, behind the Service's 53"
     assert store == {"ports": [{"port": 9000, "protocol": "TCP"}]}
     assert extra["to"][0]["ipBlock"]["cidr"] == "10.0.0.0/8"
 
@@ -218,6 +218,15 @@ def test_the_network_policy_knows_the_port_of_the_store(endpoint, port):
     values = merged(KEYS, at("networkPolicy.enabled", True), at("config.s3.endpoint", endpoint) if endpoint else {})
     (policy,) = find(values, "NetworkPolicy")
     assert policy["spec"]["egress"][2]["ports"] == [{"port": port, "protocol": "TCP"}]
+
+
+def test_the_network_policy_opens_s3_for_data_too():
+    values = {"preset": "none", "networkPolicy": {"enabled": True}}
+    data = {"data": {"path": "s3://bucket/rows"}, "s3": {"endpoint": "http://minio:9000"}}
+    (policy,) = find(merged(values, {"config": data}), "NetworkPolicy")
+    assert policy["spec"]["egress"][2]["ports"] == [{"port": 9000, "protocol": "TCP"}]
+    (policy,) = find(merged(values, at("config.data.path", "/data")), "NetworkPolicy")
+    assert len(policy["spec"]["egress"]) == 2
 
 
 def test_metrics_come_in_from_the_monitoring_namespace_only():
@@ -237,6 +246,12 @@ def test_the_budget_keeps_all_pods():
     assert budget["spec"]["minAvailable"] == 3
 
 
+def test_the_budget_lets_pods_of_a_lost_node_go():
+    """They are no longer Ready, so with all pods asked for no drain would ever get past them."""
+    (budget,) = find(case("workers-s3"), "PodDisruptionBudget")
+    assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
 def test_the_claim_outlives_the_release_unless_told():
     (claim,) = find({}, "PersistentVolumeClaim")
     assert claim["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
@@ -254,6 +269,20 @@ def test_the_test_pod_runs_preflight_and_goes():
     (container,) = pod["spec"]["containers"]
     assert container["command"] == ["trainer", "preflight", "--config", "/etc/trainer/config.yaml"]
     assert pod["spec"]["restartPolicy"] == "Never"
+
+
+def test_the_test_pod_goes_where_the_volume_is():
+    """A ReadWriteOnce volume that trains on another node would keep it from starting."""
+    away = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": []}}}
+    (pod,), (job,) = (find({"affinity": away}, kind) for kind in ("Pod", "PyTorchJob"))
+    template = job["spec"]["pytorchReplicaSpecs"]["Master"]["template"]
+    assert template["spec"]["affinity"] == away
+    beside = pod["spec"]["affinity"].pop("podAffinity")
+    assert pod["spec"]["affinity"] == away
+    (one,) = beside["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert one["podAffinityTerm"]["topologyKey"] == "kubernetes.io/hostname"
+    assert one["podAffinityTerm"]["labelSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    assert not one["podAffinityTerm"]["labelSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
 
 
 def test_overlays_are_the_chart_with_other_values():

@@ -117,9 +117,59 @@ def test_a_volume_that_cannot_be_mounted_is_named():
     assert found.why == 'FailedMount: configmap "gone" not found'
 
 
+def test_a_pod_that_was_told_to_go_says_by_whom_and_when_its_node_is_lost():
+    """A pod on a node whose kubelet had stopped, as the cluster had it."""
+    asked = {"type": "DisruptionTarget", "status": "True", "message": "Taint manager: deleting due to NoExecute taint"}
+    leaving = pod(conditions=[asked])
+    leaving["metadata"]["deletionTimestamp"] = "9999-01-01T00:00:00+00:00"
+    found = read_pod(leaving)
+    assert (found.state, found.why) == (
+        "Terminating",
+        "told to go, not by this job: Taint manager: deleting due to NoExecute taint",
+    )
+    leaving["metadata"]["deletionTimestamp"] = "2026-11-22T02:29:18Z"
+    lost = f"should be gone: does node-0 still answer? `kubectl delete pod {found.name} --force` gives it up"
+    assert read_pod(leaving).why == lost
+
+
+def test_pods_that_end_before_they_train_are_told_apart_from_a_first_one():
+    """An init container that fails ends the pod, and the operator makes the next one two seconds later, for ever."""
+    one = pod()
+    made = [{"reason": "SuccessfulCreatePod", "message": f"Created pod: {one['metadata']['name']}", "count": 7}]
+    found = read_pod(one, (), made)
+    assert found.restarts == 6
+    assert found.why.startswith("made anew; those before it left no exit code: an init container failed")
+
+
+def test_a_scheduling_that_failed_once_is_no_reason_of_a_pod_on_a_node():
+    """A volume that is bound at the same moment makes the scheduler try twice."""
+    waiting = {"name": "pytorch", "restartCount": 0, "state": {"waiting": {"reason": "PodInitializing"}}}
+    events = [{"type": "Warning", "reason": "FailedScheduling", "message": "the object has been modified"}]
+    assert read_pod(pod(phase="Pending", containerStatuses=[waiting]), events).why == ""
+    unplaced = {**pod(phase="Pending", containerStatuses=[waiting]), "spec": {}}
+    assert read_pod(unplaced, events).why == "FailedScheduling: the object has been modified"
+
+
+def test_an_init_container_out_of_memory_is_named_though_it_ended_with_0():
+    """As seen: the kernel takes a child of its shell, which goes on; the kubelet starts nothing after it."""
+    init = {"name": "init-pytorch", "state": {"terminated": {"exitCode": 0, "reason": "OOMKilled"}}}
+    waiting = {"name": "pytorch", "restartCount": 0, "state": {"waiting": {"reason": "PodInitializing"}}}
+    found = read_pod(pod(phase="Pending", initContainerStatuses=[init], containerStatuses=[waiting]))
+    assert found.why == "init container init-pytorch: 0: out of memory"
+    init["state"]["terminated"]["reason"] = "Completed"
+    assert read_pod(pod(phase="Pending", initContainerStatuses=[init], containerStatuses=[waiting])).why == ""
+
+
 @pytest.mark.parametrize(
     ("code", "words"),
-    [(0, "complete"), (5, "preflight"), (139, "SIGSEGV"), (134, "ended by SIGABRT"), (77, "unknown exit code")],
+    [
+        (0, "complete"),
+        (5, "preflight"),
+        (135, "/dev/shm"),
+        (139, "SIGSEGV"),
+        (134, "ended by SIGABRT"),
+        (77, "unknown exit code"),
+    ],
 )
 def test_codes_are_said_in_words(code, words):
     assert words in in_words(code)

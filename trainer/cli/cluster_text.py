@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from trainer.cli.output import print_table
 from trainer.kube.cluster import Object
 from trainer.kube.codes import in_words
-from trainer.kube.pods import PodState
+from trainer.kube.pods import PodState, seconds
 from trainer.kube.progress import Progress
-from trainer.kube.status import INSTANCE_LABEL, JobStatus, seconds, summed_up
+from trainer.kube.status import INSTANCE_LABEL, JobStatus, summed_up
 from trainer.telemetry.summary import Summary
 from trainer.telemetry.text import duration, metrics_text, number, rate
 

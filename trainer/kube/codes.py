@@ -11,6 +11,7 @@ _WORDS = {
     5: "preflight failed for a reason that a retry will not mend",
     126: "the command of the container cannot be run: is it our image?",
     127: "the command of the container is not in the image: is it our image?",
+    135: "bus error (SIGBUS): /dev/shm is full, perhaps; shm.size of the chart is its size",
     137: "killed (SIGKILL): out of memory, past its grace period, or its node is gone",
     139: "crashed (SIGSEGV)",
     143: "told to stop, checkpoint published",

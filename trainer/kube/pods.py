@@ -4,8 +4,10 @@ conditions ─► containers (first those that run before) ─► events       t
 """
 
 import re
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from trainer.kube.cluster import CONTAINER, Object
 from trainer.kube.codes import in_words
@@ -21,6 +23,8 @@ _CREATED = re.compile(r"Created pod: (?P<pod>\S+)")
 """What the operator notes about the pods of a job; it replaces a pod that may be tried again."""
 
 
+OVERDUE_SECONDS = 30.0
+"""After the end of its grace period; a kubelet that lives has removed a pod well before that."""
 RETRYABLE = 128
 """From this exit code on the operator replaces a pod (restart policy ExitCode)."""
 
@@ -51,16 +55,16 @@ def read_pod(pod: Object, events: Sequence[Object] = (), job_events: Sequence[Ob
     labels = metadata.get("labels", {})
     ours = container_status(pod)
     ended = ours.get("state", {}).get("terminated")
-    earlier = _earlier(pod, job_events)
+    earlier, num_earlier = _earlier(pod, job_events), _num_earlier_pods(metadata["name"], job_events)
     return PodState(
         name=metadata["name"],
         replica=f"{labels.get('training.kubeflow.org/replica-type', 'pod')}-"
         f"{labels.get('training.kubeflow.org/replica-index', '0')}",
         state=_state(pod),
-        restarts=ours.get("restartCount", 0) + _num_earlier_pods(metadata["name"], job_events),
+        restarts=ours.get("restartCount", 0) + num_earlier,
         earlier_codes=list(dict.fromkeys(one["exitCode"] for one in earlier)),
         node=pod.get("spec", {}).get("nodeName", ""),
-        why=next(_reasons(pod, events, earlier), ""),
+        why=next(_reasons(pod, events, earlier, num_earlier), ""),
         code=ended["exitCode"] if ended else (1 if status.get("phase") == "Failed" and not ours else None),
     )
 
@@ -90,19 +94,25 @@ def _state(pod: Object) -> str:
     return str(status.get("phase", "Unknown"))
 
 
-def _reasons(pod: Object, events: Sequence[Object], earlier: Sequence[Object]) -> Iterator[str]:
+def _reasons(pod: Object, events: Sequence[Object], earlier: Sequence[Object], num_earlier: int) -> Iterator[str]:
     """Every reason there is, the most telling first."""
     status = pod.get("status", {})
     ours = container_status(pod)
     yield from _of_end(status, ours)
+    yield from _of_leaving(pod["metadata"], pod.get("spec", {}).get("nodeName", ""))
     for condition in status.get("conditions", ()):
+        if condition["type"] == "DisruptionTarget" and condition["status"] == "True":
+            yield f"told to go, not by this job: {_line(condition.get('message') or condition.get('reason'))}"
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             yield f"cannot be scheduled: {_line(condition.get('message') or condition.get('reason'))}"
     for one in status.get("initContainerStatuses", ()):
         yield from _of_init(one)
-    yield from _of_waiting(ours, events)
+    placed = bool(pod.get("spec", {}).get("nodeName"))  # then what kept it from its node is over
+    yield from _of_waiting(ours, [one for one in events if not (placed and one.get("reason") == "FailedScheduling")])
     for life in earlier[-1:]:
         yield f"restarted after {in_words(life['exitCode'], life.get('reason', ''))}{_said(life)}"
+    if num_earlier:
+        yield "made anew; those before it left no exit code: an init container failed, or they or their node were lost"
 
 
 def _of_end(status: Object, ours: Object) -> Iterator[str]:
@@ -114,13 +124,21 @@ def _of_end(status: Object, ours: Object) -> Iterator[str]:
         yield in_words(ended["exitCode"], ended.get("reason", "")) + _said(ended)
 
 
+def _of_leaving(metadata: Object, node: str) -> Iterator[str]:
+    """The API keeps a pod until the kubelet says that it has ended, and the job makes no other one before that."""
+    due = metadata.get("deletionTimestamp")
+    if due and time.time() - seconds(due) > OVERDUE_SECONDS:
+        yield f"should be gone: does {node} still answer? `kubectl delete pod {metadata['name']} --force` gives it up"
+
+
 def _of_init(status: Object) -> Iterator[str]:
     """What a container that runs before the training is at."""
     state, name = status.get("state", {}), status["name"]
     waiting, ended = state.get("waiting"), state.get("terminated")
     if waiting and waiting.get("reason") not in ("PodInitializing", "ContainerCreating"):
         yield f"init container {name}: {_of_reason(status, waiting)}"
-    elif ended and ended["exitCode"]:
+    elif ended and (ended["exitCode"] or ended.get("reason") == "OOMKilled"):
+        # killed in a child of its shell it ends with 0, and the kubelet starts nothing after it all the same
         yield f"init container {name}: {in_words(ended['exitCode'], ended.get('reason', ''))}{_said(ended)}"
     elif "running" in state and name == "init-pytorch":
         yield "waits for the master's name in DNS, which answers once the master is ready"
@@ -179,3 +197,8 @@ def _num_earlier_pods(name: str, job_events: Sequence[Object]) -> int:
 
 def _line(text: object) -> str:
     return " ".join(str(text or "").split())
+
+
+def seconds(stamp: str) -> float:
+    """Seconds since the epoch out of a time of the API."""
+    return datetime.fromisoformat(stamp).timestamp()

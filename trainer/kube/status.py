@@ -3,13 +3,12 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from difflib import get_close_matches
 from typing import Literal
 
 from trainer.errors import InfrastructureError
 from trainer.kube.cluster import Cluster, Object
-from trainer.kube.pods import RETRYABLE, PodState, read_pod
+from trainer.kube.pods import RETRYABLE, PodState, read_pod, seconds
 from trainer.kube.refusals import NotFoundError
 
 INSTANCE_LABEL = "app.kubernetes.io/instance"
@@ -129,11 +128,6 @@ def state_of(job: Object) -> State:
 def is_over(job: Object) -> bool:
     """Whether the job ended, well or not."""
     return state_of(job) in ("Succeeded", "Failed")
-
-
-def seconds(stamp: str) -> float:
-    """Seconds since the epoch out of a time of the API."""
-    return datetime.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()
 
 
 def _conditions(job: Object) -> list[Object]:

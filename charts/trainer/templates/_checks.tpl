@@ -5,6 +5,7 @@
 {{- include "trainer.checkResources" (dict "name" "resources" "given" .Values.resources) -}}
 {{- include "trainer.checkResources" (dict "name" "test.resources" "given" .Values.test.resources) -}}
 {{- include "trainer.checkConfig" . -}}
+{{- include "trainer.checkClaim" . -}}
 {{- include "trainer.checkS3" . -}}
 {{- include "trainer.checkEnv" . -}}
 {{- include "trainer.checkMonitoring" . -}}
@@ -106,6 +107,19 @@
 {{- range $places }}{{ if or (eq $store (print "file://" .)) (hasPrefix (print "file://" . "/") $store) }}{{ $lasts = true }}{{ end }}{{ end -}}
 {{- if not $lasts -}}
 {{- fail (printf "config.run.store is %s, which ends with the pod; a store is s3://bucket/prefix, or file:///store on the volume" $store) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What the API would answer with a page about an immutable spec, after half of the upgrade is done. */}}
+{{- define "trainer.checkClaim" -}}
+{{- if not (or (include "trainer.storeIsS3" .) .Values.store.existingClaim) -}}
+{{- $name := include "trainer.storeClaim" . -}}
+{{- $there := (lookup "v1" "PersistentVolumeClaim" (include "trainer.namespace" .) $name).spec | default dict -}}
+{{- $class := $there.storageClassName | default "" -}}
+{{- $changes := or (ne (toJson $there.accessModes) (toJson .Values.store.accessModes)) (ne $class (.Values.store.storageClassName | default $class)) -}}
+{{- if and $there $changes -}}
+{{- fail (printf "the claim %s is there with store.accessModes %v and store.storageClassName %q, which a claim keeps for life: leave them as they were, or set store.existingClaim, another release name, or config.run.store to s3://bucket/prefix" $name $there.accessModes $class) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 

@@ -35,6 +35,11 @@
 {{- if hasPrefix "s3://" (include "trainer.store" .) }}yes{{ end -}}
 {{- end -}}
 
+{{/* "yes" where the pods have to reach S3: for the store, or for data that lie there */}}
+{{- define "trainer.usesS3" -}}
+{{- if or (include "trainer.storeIsS3" .) (hasPrefix "s3://" (((include "trainer.config" . | fromYaml).data).path | default "")) }}yes{{ end -}}
+{{- end -}}
+
 {{/* How the keys of S3 come into the pod: file, env, or nothing of ours. */}}
 {{- define "trainer.s3Keys" -}}
 {{- if or .Values.s3.existingSecret .Values.s3.accessKeyId -}}

@@ -11,6 +11,10 @@
 {{- define "trainer.podSpec" -}}
 {{- $values := .root.Values -}}
 {{- include "trainer.placement" .root }}
+{{- with $values.affinity }}
+affinity:
+  {{- tpl (toYaml .) $.root | nindent 2 }}
+{{- end }}
 {{- with $values.topologySpreadConstraints }}
 topologySpreadConstraints:
   {{- range . }}
