@@ -14,7 +14,7 @@ from trainer.attempt import Attempt, begin_attempt, ends_recorded, export_metric
 from trainer.checkpoint.attempts import get_json
 from trainer.checkpoint.files import FileStore
 from trainer.checkpoint.outage import Retry
-from trainer.checkpoint.publish import Publisher, publish_leftovers
+from trainer.checkpoint.publish import Publisher
 from trainer.checkpoint.run import COMPLETE_FILE, Run, open_run
 from trainer.checkpoint.spool import Spool, spool_folder
 from trainer.checkpoint.stores import open_store
@@ -197,7 +197,7 @@ def make_publisher(attempt: Attempt, run: Run, settings: CheckpointSettings, wor
     bus, ledger = attempt.bus, attempt.ledger
     folder = spool_folder(settings.spool, run.store)
     spool = Spool(folder, run) if folder else None
-    for name in publish_leftovers(run, spool) if spool else []:
+    for name in spool.publish_left_behind() if spool else []:
         bus.emit(Noted(text=f"checkpoint {name} was published from the spool in {folder}"))
     return Publisher(
         run,

@@ -86,24 +86,30 @@ def test_report_files_lie_beside_the_weights(monkeypatch):
 class StopAt(nn.CrossEntropyLoss):
     """Sends SIGTERM at one call, as an eviction would."""
 
-    calls = 0
+    def __init__(self, call):
+        super().__init__()
+        self.calls_left = call
 
     def forward(self, *args):
-        StopAt.calls += 1
-        if StopAt.calls == 13:
+        self.calls_left -= 1
+        if self.calls_left == 0:
             os.kill(os.getpid(), signal.SIGTERM)
         return super().forward(*args)
 
 
-def test_an_interrupted_call_goes_on_to_the_same_weights(monkeypatch):
+@pytest.mark.parametrize("kind", ["plateau", "step"])
+@pytest.mark.parametrize(("call", "num_epochs"), [(8, 2), (9, 1), (13, 1)])
+def test_an_interrupted_call_goes_on_to_the_same_weights(call, num_epochs, kind, monkeypatch):
+    """Told to stop in the last of the 8 steps of an epoch, in the pass behind it, and in the middle of an epoch."""
+    monkeypatch.setenv("TRAINER__PASSES__VAL", f"every {num_epochs} epochs and end")
     monkeypatch.setenv("TRAINER__RUN__STORE", "file://calm")
-    model, optimizer, scheduler = parts()
+    model, optimizer, scheduler = parts(kind)
     calm = weights(train(model, nn.CrossEntropyLoss(), optimizer, scheduler, *loaders(), 3))
     monkeypatch.setenv("TRAINER__RUN__STORE", "file://stopped")
-    model, optimizer, scheduler = parts()
+    model, optimizer, scheduler = parts(kind)
     with pytest.raises(Stopped):
-        train(model, StopAt(), optimizer, scheduler, *loaders(), 3)
-    model, optimizer, scheduler = parts()
+        train(model, StopAt(call), optimizer, scheduler, *loaders(), 3)
+    model, optimizer, scheduler = parts(kind)
     path = train(model, nn.CrossEntropyLoss(), optimizer, scheduler, *loaders(), 3)
     for name, value in weights(path).items():
         assert torch.equal(value, calm[name])
@@ -122,6 +128,20 @@ def test_an_iterator_and_an_empty_loader_are_refused():
         train(model, nn.CrossEntropyLoss(), optimizer, scheduler, iter(first), second, 1)
     with pytest.raises(SettingsError, match="is empty"):
         train(model, nn.CrossEntropyLoss(), optimizer, scheduler, first, [], 1)
+
+
+class EndsEarly(list):
+    """Says that it has two batches more than it gives."""
+
+    def __len__(self) -> int:
+        return super().__len__() + 2
+
+
+def test_a_loader_that_ends_before_its_length_is_named():
+    model, optimizer, scheduler = parts()
+    first, second = loaders()
+    with pytest.raises(SettingsError, match="ended after 8 of the 10 batches"):
+        train(model, nn.CrossEntropyLoss(), optimizer, scheduler, EndsEarly(first), second, 1)
 
 
 def test_with_the_callers_group_wrapper_and_sampler(tmp_path):

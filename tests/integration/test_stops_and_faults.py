@@ -2,13 +2,20 @@
 
 import json
 import math
+import os
+import signal
 import subprocess
+import threading
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.toy import Attempt, ToyTask, toy_settings, train_toy
+from trainer.checkpoint.publish import Publisher
 from trainer.engine.evaluate import run_pass
+from trainer.engine.step import Mailbox
+from trainer.engine.task import Loss
 from trainer.errors import InfrastructureError, RunError, SettingsError, Stopped, SupersededError
 
 
@@ -29,16 +36,18 @@ def newest(folder):
     return json.loads((latest / "state.json").read_text())
 
 
+def assert_no_weight_is_spoilt(folder):
+    for file in (folder / "toy").glob("checkpoints/*/model.safetensors"):
+        assert all(torch.isfinite(value).all() for value in load_file(file).values())
+
+
 def test_stop_policy_ends_with_4_and_publishes_nothing_spoilt(tmp_path):
     with pytest.raises(RunError, match="was not finite"):
         train_toy(toy_settings(tmp_path, poison_sample=5))
     (bad,) = events(tmp_path, "NonFinite")
     assert 5 in bad["sample_ids"]
     assert events(tmp_path, "AttemptEnded")[-1]["code"] == 4
-    for folder in (tmp_path / "toy").glob("checkpoints/*"):
-        from safetensors.torch import load_file
-
-        assert all(torch.isfinite(value).all() for value in load_file(folder / "model.safetensors").values())
+    assert_no_weight_is_spoilt(tmp_path)
 
 
 def test_skip_policy_leaves_the_update_out_within_its_budget(tmp_path):
@@ -64,6 +73,64 @@ def test_rollback_returns_to_the_last_checkpoint_and_leaves_the_bad_step_out(wor
     assert len(events(tmp_path, "Resumed")) == 3
 
 
+@pytest.fixture
+def as_on_cuda(monkeypatch):
+    """A gradient is applied before anybody has looked at it, and its norm is read one step later."""
+    monkeypatch.setattr("trainer.engine.fit.Mailbox", lambda is_late: Mailbox(is_late=True))
+    monkeypatch.setattr("trainer.engine.step.reads_at_once", lambda job: False)
+
+
+@pytest.mark.parametrize("place", [2, 6])  # in the middle of an epoch; its last step, whose verdict is waited for
+def test_a_late_verdict_rolls_back_once_and_leaves_nothing_of_the_bad_steps(place, as_on_cuda, tmp_path):
+    plan = ToyTask(toy_settings(tmp_path)).plan()
+    poison = int(plan.batch(0, place)[0])
+    values = {"poison_sample": poison, "nonfinite__policy": "rollback", "telemetry__log_every": "every 4 steps"}
+    values |= {"num_epochs": 1, "checkpoint__every": "every 2 steps and end", "telemetry__sample_ids": True}
+    train_toy(toy_settings(tmp_path, **values))
+    assert newest(tmp_path)["cursor"]["left_out"] == [place]
+    assert max(len(record["sample_ids"] or []) for record in events(tmp_path, "StepDone")) <= 4
+    assert [record["used"] for record in events(tmp_path, "NonFinite")] == [1]
+    (epoch,) = events(tmp_path, "EpochDone")
+    assert math.isfinite(epoch["loss"])
+    assert_no_weight_is_spoilt(tmp_path)
+
+
+def test_a_rollback_runs_the_pass_that_its_checkpoint_owes_before_it_trains_on(tmp_path, monkeypatch):
+    """Without a new best in the pass after step 14, the newest checkpoint is the one that was taken before it."""
+    loss, evaluate = ToyTask.loss, ToyTask.evaluate
+
+    def breaks_once(self, model, batch):
+        found = loss(self, model, batch)
+        return Loss({"loss": found.terms["loss"] * math.nan}) if self.calls == 16 else found
+
+    def never_better(self, model, batch):
+        sums = evaluate(self, model, batch)
+        return sums | {"loss": sums["count"]}
+
+    monkeypatch.setattr(ToyTask, "loss", breaks_once)
+    monkeypatch.setattr(ToyTask, "evaluate", never_better)
+    train_toy(toy_settings(tmp_path, nonfinite__policy="rollback", checkpoint__every="every 7 steps and end"))
+    assert newest(tmp_path)["cursor"]["left_out"] == [15]
+    passes = [record["step"] for record in events(tmp_path, "PassDone") if not record["is_final"]]
+    assert passes == [7, 14, 14, 21]
+
+
+def test_a_stop_waits_for_the_verdict_of_the_last_step(as_on_cuda, tmp_path, monkeypatch):
+    """Told to stop in the very step that breaks the weights: these must not be what the next attempt goes on from."""
+    loss = ToyTask.loss
+
+    def told_to_stop(self, model, batch):
+        if (batch["index"] == self.settings.poison_sample).any():
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss(self, model, batch)
+
+    monkeypatch.setattr(ToyTask, "loss", told_to_stop)
+    poison = int(ToyTask(toy_settings(tmp_path)).plan().batch(0, 2)[0])
+    with pytest.raises(RunError, match="was not finite"):
+        train_toy(toy_settings(tmp_path, poison_sample=poison, telemetry__log_every="every 50 steps"))
+    assert_no_weight_is_spoilt(tmp_path)
+
+
 def test_early_stop_completes_the_run_before_its_length(tmp_path):
     rule = {"patience": "3 passes", "min_delta": 0.5}
     settings = toy_settings(tmp_path, num_epochs=50, optim__lr=1e-9, early_stop=rule)
@@ -80,13 +147,24 @@ def test_a_deadline_publishes_and_ends_with_143(tmp_path):
     assert newest(tmp_path)["cursor"]["step"] == events(tmp_path, "AttemptEnded")[-1]["step"] > 0
 
 
+def test_a_deadline_waits_for_a_slow_store(tmp_path, monkeypatch):
+    """Nobody is going to kill the process: the newest state is worth the wait for the checkpoint under way."""
+    publish = Publisher._publish
+
+    def slowly(self, content):
+        threading.Event().wait(0.7)
+        publish(self, content)
+
+    monkeypatch.setattr(Publisher, "_publish", slowly)
+    with pytest.raises(Stopped, match="deadline"):
+        train_toy(toy_settings(tmp_path, num_epochs=10_000, run__deadline_seconds=0.5))
+    assert newest(tmp_path)["cursor"]["step"] == events(tmp_path, "AttemptEnded")[-1]["step"] > 0
+
+
 def test_a_stop_in_a_pass_leaves_it_owed(tmp_path, monkeypatch):
     evaluate = ToyTask.evaluate
 
     def stop_here(self, model, batch):
-        import os
-        import signal
-
         os.kill(os.getpid(), signal.SIGTERM)
         return evaluate(self, model, batch)
 
@@ -201,8 +279,8 @@ def bests(folder, event):
     return [record["step"] for record in events(folder, event) if record["is_best"]]
 
 
-def test_a_best_that_an_owed_pass_finds_is_published_as_one(tmp_path, monkeypatch):
-    """Stopped in the pass after step 14: the next attempt begins with that pass."""
+def stop_in_second_pass(settings, monkeypatch):
+    """Train until the pass after step 14, with which the next attempt begins."""
 
     def interrupt(job, a_pass):
         if job.cursor.step == 14:
@@ -213,9 +291,21 @@ def test_a_best_that_an_owed_pass_finds_is_published_as_one(tmp_path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr("trainer.engine.passes.run_pass", interrupt)
         with pytest.raises(Stopped):
-            train_toy(toy_settings(tmp_path))
+            train_toy(settings)
+
+
+def test_a_best_that_an_owed_pass_finds_is_published_as_one(tmp_path, monkeypatch):
+    stop_in_second_pass(toy_settings(tmp_path), monkeypatch)
     train_toy(toy_settings(tmp_path))
     assert bests(tmp_path, "CheckpointPublished") == bests(tmp_path, "PassDone") == [7, 14, 21]
+
+
+def test_an_owed_pass_knows_the_rate_of_the_step_before_it(tmp_path, monkeypatch):
+    """A rate of nothing would have fallen below the limit, and end the run."""
+    settings = toy_settings(tmp_path, schedule__name="constant", early_stop={"min_lr": 0.005})
+    stop_in_second_pass(settings, monkeypatch)
+    train_toy(settings)
+    assert newest(tmp_path)["cursor"]["step"] == 21
 
 
 def test_a_best_found_just_before_a_stop_is_published_as_one(tmp_path, monkeypatch):

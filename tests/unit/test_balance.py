@@ -14,9 +14,9 @@ from tests.unit.telemetry_samples import step_done
 from trainer.checkpoint.stores import open_store
 from trainer.config.settings import BalanceSettings
 from trainer.engine.balance import KINDS, GradNorm, balance_moments, build_balance, rebalanced, weighted_sum
+from trainer.engine.balance_measure import measure
 from trainer.engine.clock import Clock
 from trainer.engine.describe import run_started
-from trainer.engine.measure import measure
 from trainer.engine.meter import Means, means
 from trainer.engine.setup import assemble, build_parts
 from trainer.engine.step import Mailbox, backward, train_step

@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import os
 import resource
 import signal
@@ -6,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.checkpoint.files import FileStore
+from trainer.checkpoint.files import FileStore, _create_locked
 from trainer.checkpoint.store import StoreConflict, StoreMissing
 from trainer.checkpoint.stores import open_store
 from trainer.errors import InfrastructureError, SettingsError
@@ -224,6 +225,30 @@ def test_sweep_takes_temporary_files_of_the_dead_and_leaves_those_of_the_living(
     store.put("r/c/living", writing())
     assert store.get("r/c/living") == b"12"
     assert hidden(store) == []
+
+
+def test_a_writer_does_not_take_a_file_that_a_sweep_is_about_to_remove(tmp_path, monkeypatch):
+    """The sweep came between making and locking, and holds the lock when the writer tries."""
+    path = tmp_path / ".~tmp-x"
+    path.touch()
+    sweeping = os.open(path, os.O_WRONLY)
+    fcntl.flock(sweeping, fcntl.LOCK_EX)
+    tries = []
+
+    def opened(*arguments):
+        tries.append(arguments)
+        if len(tries) == 2:
+            path.unlink()
+            os.close(sweeping)
+        return os_open(*arguments)
+
+    os_open = os.open
+    monkeypatch.setattr("trainer.checkpoint.files.os.open", opened)
+    descriptor = _create_locked(path)
+    if len(tries) == 1:
+        path.unlink()
+    assert os.fstat(descriptor).st_nlink == 1
+    os.close(descriptor)
 
 
 def test_store_urls(tmp_path, monkeypatch):

@@ -8,9 +8,8 @@ import torch
 
 from trainer.checkpoint.files import FileStore
 from trainer.checkpoint.inspect import list_checkpoints, verify_checkpoints
-from trainer.checkpoint.manifest import FolderName
 from trainer.checkpoint.outage import Outage, Retry, patiently
-from trainer.checkpoint.publish import Publisher, publish_leftovers
+from trainer.checkpoint.publish import Publisher
 from trainer.checkpoint.restore import load_checkpoint
 from trainer.checkpoint.run import open_run
 from trainer.checkpoint.spool import Spool, spool_folder
@@ -271,10 +270,10 @@ def test_the_next_attempt_publishes_what_the_one_before_left(store, publisher_of
     store.is_down = False
     run = start(store)
     spool = Spool(tmp_path / "spool", run)
-    assert [FolderName.parse(name).step for name in publish_leftovers(run, spool)] == [2, 3]
+    assert [name.step for name in spool.publish_left_behind()] == [2, 3]
     assert load_checkpoint(store, "r").step == 3
     assert spool.waiting() == []
-    assert publish_leftovers(run, spool) == []
+    assert spool.publish_left_behind() == []
 
 
 def test_leftovers_are_dropped_when_another_attempt_has_gone_on_without_them(store, publisher_of, tmp_path):
@@ -288,7 +287,7 @@ def test_leftovers_are_dropped_when_another_attempt_has_gone_on_without_them(sto
     submit(elsewhere, 4)
     assert elsewhere.flush(20)
     run = start(store)
-    assert publish_leftovers(run, Spool(tmp_path / "spool", run)) == []
+    assert Spool(tmp_path / "spool", run).publish_left_behind() == []
     assert steps_in(store) == [4]
     assert not list((tmp_path / "spool").rglob("MANIFEST.json"))
 
@@ -303,7 +302,7 @@ def test_damaged_leftovers_are_no_checkpoint(store, publisher_of, tmp_path):
     file.write_bytes(file.read_bytes()[:-1] + b"\1")
     store.is_down = False
     run = start(store)
-    assert publish_leftovers(run, Spool(tmp_path / "spool", run)) == []
+    assert Spool(tmp_path / "spool", run).publish_left_behind() == []
     assert load_checkpoint(store, "r") is None
 
 

@@ -104,7 +104,7 @@ def publisher_of(events):
 
 def state(step):
     tensors = {"model": {"w": torch.full((64,), float(step))}, "optimizer": {"m/w": torch.full((64,), -float(step))}}
-    return State(tensors, {"cursor": {"step": step}}, {"schema": "karsl"})
+    return State(tensors, {"cursor": {"step": step}})
 
 
 def publish(publisher, *steps, **more):

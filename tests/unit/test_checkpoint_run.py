@@ -204,6 +204,25 @@ def test_without_a_name_a_run_that_is_alive_is_not_taken_over(store):
     assert start(store, name=None).name == "r"
 
 
+def test_a_run_whose_owner_finishes_while_its_lock_is_taken_is_let_go(store, monkeypatch):
+    other = start(store)
+    other.store.release("r/owner")
+    claim = store.claim
+
+    def just_after_its_end(key):
+        if key == "r/owner":
+            other.complete({})
+        return claim(key)
+
+    monkeypatch.setattr(store, "claim", just_after_its_end)
+    assert start(store, name=None).name == DEFAULTS["default_name"]
+
+    def take():
+        assert claim("r/owner")
+
+    in_another_process(take)()
+
+
 def test_with_a_name_a_run_that_is_alive_is_taken_over(store):
     stop = in_another_process(lambda: start(store))
     run = start(store)

@@ -100,16 +100,3 @@ def test_closing_early_ends_the_thread():
     next(batches)
     batches.close()
     assert threading.active_count() == before
-
-
-def test_waiting_for_data_is_measured():
-    gate = threading.Event()
-
-    def items():
-        gate.wait(5)
-        yield 1
-
-    batches = Prefetcher(items(), 1)
-    threading.Timer(0.05, gate.set).start()
-    next(batches)
-    assert batches.wait_seconds >= 0.04

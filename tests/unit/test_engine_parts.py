@@ -1,3 +1,4 @@
+import json
 import math
 import os
 import signal
@@ -11,12 +12,14 @@ from torch import nn
 from trainer.config.settings import BestSettings, EarlyStopSettings, OptimSettings, ScheduleSettings, WatchdogSettings
 from trainer.engine.best import Best, EarlyStop, build_best
 from trainer.engine.clock import Clock
+from trainer.engine.foreign import ForeignSchedule
+from trainer.engine.foreign_tokens import StepSchedule
 from trainer.engine.optim import base_rate, build_optimizer, clip, freeze, load_optimizer, optimizer_tensors
 from trainer.engine.rng import rekey
 from trainer.engine.schedule import Schedule
 from trainer.engine.stop import StopRequests, signals_ask
 from trainer.engine.watchdog import Watchdog
-from trainer.errors import SettingsError
+from trainer.errors import RunError, SettingsError, Stopped
 from trainer.telemetry.events import TIME_KINDS
 
 CPU = torch.device("cpu")
@@ -194,6 +197,37 @@ def test_early_stop_by_values_and_by_steps():
     assert stops_at("2000 steps", [5.0, 4.0, 3.0, 2.0]) is None
 
 
+def test_a_scheduler_that_follows_the_loss_keeps_it_for_epochs_without_a_pass():
+    def plateau():
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1)
+        return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0)
+
+    kept, scheduler = ForeignSchedule(plateau()), plateau()
+    kept.see("val", {"loss": 2.0})
+    kept.epoch_done()
+    restored = ForeignSchedule(scheduler)
+    restored.load(json.loads(json.dumps(kept.state())))
+    restored.epoch_done()
+    assert (scheduler.last_epoch, scheduler.optimizer.param_groups[0]["lr"]) == (2, pytest.approx(0.01))
+
+
+def test_a_scheduler_without_a_state_goes_on_and_refuses_to_go_back():
+    class Counting:
+        steps = 0
+
+        def step(self):
+            self.steps += 1
+
+    behind, ahead = StepSchedule(Counting()), StepSchedule(Counting())
+    behind.factor(3)
+    ahead.factor(5)
+    behind.load(ahead.state())
+    behind.factor(5)
+    assert behind._scheduler.steps == 5
+    with pytest.raises(RunError, match="no state to go back to"):
+        ahead.load({"steps": 3, "values": {}})
+
+
 def test_signals_ask_once_and_handlers_are_put_back():
     before = signal.getsignal(signal.SIGTERM)
     requests = StopRequests()
@@ -217,6 +251,22 @@ def test_the_first_request_wins_and_others_hear_of_it():
 def test_a_deadline_asks_for_a_stop():
     requests = StopRequests(deadline_seconds=0.0)
     assert requests.agreed(requests.flags()) == ("the deadline has come", 143)
+
+
+@pytest.mark.parametrize(("deadline_seconds", "is_killed"), [(None, True), (3600.0, True), (5.0, False)])
+def test_a_signal_to_another_rank_starts_our_grace_period_and_its_deadline_does_not(deadline_seconds, is_killed):
+    requests = StopRequests(deadline_seconds, grace_seconds=30.0)
+    assert requests.agreed([1.0, 0.0, 0.0, 0.0]) == ("another rank asked (code 143)", 143)
+    assert (requests.seconds_left() is not None) == is_killed
+
+
+def test_a_second_signal_does_not_interrupt_the_clean_up_after_the_first():
+    requests = StopRequests()
+    with requests.at_once():
+        with pytest.raises(Stopped):
+            requests.signalled("SIGTERM")
+        requests.signalled("SIGTERM")
+    assert requests.num_signals == 2
 
 
 def test_watchdog_gives_up_only_when_nothing_moves():

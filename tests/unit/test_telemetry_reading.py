@@ -178,6 +178,13 @@ def test_what_a_killed_attempt_did_not_account_for_is_rebuilt_from_its_records()
     assert sum(account.values()) == pytest.approx(20)
 
 
+def test_a_log_point_without_a_step_is_accounted_for() -> None:
+    """A rollback left the only step of the interval out, and then the attempt was killed."""
+    left_out = step_done(20, num_steps=0, seconds=2.0, data_wait_seconds=2.0)
+    account = time_account(records_of(run_started(), left_out, each=5.0))
+    assert account["data_wait"] == pytest.approx(2)
+
+
 def test_records_that_claim_more_than_the_clock_are_cut_to_it() -> None:
     account = time_account(records_of(run_started(), step_done(20, seconds=30.0), each=3.0))
     assert sum(account.values()) == pytest.approx(3)

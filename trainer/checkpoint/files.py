@@ -219,8 +219,7 @@ def _create_locked(path: Path) -> int:
     """A new file under this writer's lock; made again if a sweep took it in between."""
     while True:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        _lock(descriptor)
-        if os.fstat(descriptor).st_nlink:
+        if _lock(descriptor) and os.fstat(descriptor).st_nlink:
             return descriptor
         os.close(descriptor)
 

@@ -117,17 +117,17 @@ class Publisher:
 
     def submit(
         self, state: State, *, step: int, epoch: int, is_best: bool = False, milestone: bool = False,
-        replace: bool = True, timeout: float | None = None, hurries: Callable[[], bool] = lambda: False,
+        timeout: float | None = None, hurries: Callable[[], bool] = lambda: False,
     ) -> bool:  # fmt: skip
         """Copy a state and have it published; returns after the copy. Raises what made publishing impossible.
 
-        With `replace` a checkpoint that still waits gives way, unless it is a milestone or the best and this is not.
-        One that a silent store holds up goes to the spool. False, and nothing is taken, when the write under way does
-        not end within `timeout` seconds, or `hurries` (asked while waiting) says that there is no time.
+        A checkpoint that still waits gives way, unless it is a milestone or the best and this is not. One that a
+        silent store holds up goes to the spool. False, and nothing is taken, when the write under way does not end
+        within `timeout` seconds, or `hurries` (asked while waiting) says that there is no time.
         """
         begun = time.perf_counter()
         deadline = begun + timeout if timeout is not None else float("inf")
-        replaced = self._make_room(is_best, replace, deadline, hurries)
+        replaced = self._make_room(is_best, deadline, hurries)
         if self.error:
             raise self.error
         if replaced is None:
@@ -189,14 +189,14 @@ class Publisher:
     def _is_idle(self) -> bool:
         return self.error is not None or (self._job is None and self._is_swept and not self._has_spooled)
 
-    def _make_room(self, is_best: bool, replace: bool, deadline: float, hurries: Callable[[], bool]) -> bool | None:
+    def _make_room(self, is_best: bool, deadline: float, hurries: Callable[[], bool]) -> bool | None:
         """Wait for the buffer; True when another checkpoint gave way, None when there is no time to wait."""
 
         def is_free() -> bool:
             job = self._job
             if self.error or job is None:
                 return True
-            if job.is_started or not replace:
+            if job.is_started:
                 return False
             return job.may_be_lost or (not job.content.milestone and (is_best or not job.content.is_best))
 
@@ -440,20 +440,6 @@ class Publisher:
 
     def _tell(self, content: Content, kind: type[Event], **values: Any) -> None:
         self._events.append(kind(epoch=content.epoch, step=content.name.step, **values))
-
-
-def publish_leftovers(run: Run, spool: Spool) -> list[str]:
-    """What an earlier attempt on this machine could not publish goes into the store now; the names.
-
-    Raises InfrastructureError, and then it stays where it is.
-    """
-    done: list[str] = []
-    for name in spool.left_behind():
-        with suppress(Rejected):
-            commit(run.store, run.name, spool.content(name))
-            done.append(str(name))
-        spool.drop(name)
-    return done
 
 
 def _give_way() -> None:

@@ -202,25 +202,50 @@ def _newest_unfinished(start: _Start) -> str | None:
         record = get_json(start.store, f"{name}/{RUN_FILE}") if RUN_NAME.fullmatch(name) else None
         if record and record.get("digest") == start.digest and record.get("task") == start.task:
             candidates.append((float(record.get("created_seconds", 0)), name))
-    for _, name in sorted(candidates, reverse=True):
-        # asked again under the lock: its owner may have finished meanwhile
-        if not _has_ended(start.store, name) and start.store.claim(f"{name}/{OWNER_LOCK}"):
-            if _has_ended(start.store, name):
-                continue
-            if owner := lives.seems_alive(start.store, name):
-                start.emit(Noted(text=f"run {name} seems alive ({owner}); --run_name {name} takes it over"))
-                continue
-            return name
-    return None
+    return next((name for _, name in sorted(candidates, reverse=True) if _is_left_alone(start, name)), None)
 
 
-def _has_ended(store: Store, name: str) -> bool:
+def _is_left_alone(start: _Start, name: str) -> bool:
+    """Whether a run is neither complete nor being trained; its lock is this process's then."""
+    store, lock = start.store, f"{name}/{OWNER_LOCK}"
+    if _is_complete(store, name) or not store.claim(lock):
+        return False
+    owner = lives.seems_alive(store, name)
+    if owner:
+        start.emit(Noted(text=f"run {name} seems alive ({owner}); --run_name {name} takes it over"))
+    # Asked again under the lock: its owner may have finished meanwhile.
+    if owner or _is_complete(store, name):
+        store.release(lock)
+        return False
+    return True
+
+
+def _is_complete(store: Store, name: str) -> bool:
     return get_json(store, f"{name}/{COMPLETE_FILE}") is not None
 
 
 def _create(start: _Start, name: str | None) -> dict[str, Any]:
-    """Write the record of a new run, and return it; a default name that is taken gets a number."""
+    """Make a new run, and return its record; a default name that is taken gets a number."""
+    # The lock comes first, so that a start without a name does not take the new run for an abandoned one.
+    store = start.store
+    if name is not None:
+        store.claim(f"{name}/{OWNER_LOCK}")
+        if record := _new_record(start, name):
+            return record
+        raise InfrastructureError(f"another process has just made run {name}; start again")
+    for candidate in _numbered(start.default_name):
+        if any(store.entries(f"{candidate}/")) or not store.claim(f"{candidate}/{OWNER_LOCK}"):
+            continue
+        if record := _new_record(start, candidate):
+            return record
+        store.release(f"{candidate}/{OWNER_LOCK}")
+    raise AssertionError("there is always another number")
+
+
+def _new_record(start: _Start, name: str) -> dict[str, Any] | None:
+    """Write the record of a new run; None when another process was faster."""
     record = {
+        "name": name,
         "format": 1,
         "task": start.task,
         "digest": start.digest,
@@ -232,20 +257,11 @@ def _create(start: _Start, name: str | None) -> dict[str, Any]:
         "changes": [],
         "made_by": secrets.token_hex(6),
     }
-    for candidate in [name] if name is not None else _numbered(start.default_name):
-        is_taken = name is None and any(start.store.entries(f"{candidate}/"))
-        # the lock comes first, so that a second start without a name does not take the new run for an abandoned one
-        if is_taken or not (start.store.claim(f"{candidate}/{OWNER_LOCK}") or name is not None):
-            continue
-        named = {**record, "name": candidate}
-        try:
-            put_json(start.store, f"{candidate}/{RUN_FILE}", named, only_new=True)
-        except StoreConflict:
-            if name is not None:
-                raise InfrastructureError(f"another process has just made run {name}; start again") from None
-            continue
-        return named
-    raise AssertionError("there is always another number")
+    try:
+        put_json(start.store, f"{name}/{RUN_FILE}", record, only_new=True)
+    except StoreConflict:
+        return None
+    return record
 
 
 def _numbered(name: str) -> Iterator[str]:

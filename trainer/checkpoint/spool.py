@@ -71,7 +71,20 @@ class Spool:
         with suppress(InfrastructureError):
             remove(self._store, self._run.name, name)
 
-    def left_behind(self) -> list[FolderName]:
+    def publish_left_behind(self) -> list[FolderName]:
+        """What an earlier attempt on this machine could not publish goes into the store now; the names.
+
+        Raises InfrastructureError, and then it stays where it is.
+        """
+        done: list[FolderName] = []
+        for name in self._left_behind():
+            with suppress(Rejected):
+                commit(self._run.store, self._run.name, self.content(name))
+                done.append(name)
+            self.drop(name)
+        return done
+
+    def _left_behind(self) -> list[FolderName]:
         """What an earlier attempt left here and the store lacks, oldest first; all the rest is removed.
 
         Only where no later attempt has published: then these are still the run's newest words.

@@ -34,8 +34,6 @@ class State:
     """By part (`model`, `optimizer`, `ema`); each part is one file."""
     meta: dict[str, Any]
     """JSON values: cursor, schedule, scaler, best."""
-    model_metadata: dict[str, str] = field(default_factory=dict)
-    """Texts for the header of the model's file."""
     files: Mapping[str, bytes] = field(default_factory=dict)
     """Small files that lie beside the weights, because these mean nothing without them (tokenizers)."""
 
@@ -47,7 +45,6 @@ class Snapshot:
     parts: dict[str, tuple[Layout, Tensor]]
     """By part: the layout and its slice of the flat buffer."""
     meta_json: bytes
-    model_metadata: dict[str, str]
     extra: Mapping[str, bytes]
     """`State.files`, which never change."""
     size_bytes: int
@@ -60,8 +57,7 @@ class Snapshot:
     def files(self) -> Iterator[tuple[str, Iterator[Chunk]]]:
         """Name and bytes of every file, in the order in which they are written."""
         for part, (layout, buffer) in self.parts.items():
-            metadata = self.model_metadata if part in ("model", "ema") else {}
-            yield file_of(part), stream(layout, metadata, buffer)
+            yield file_of(part), stream(layout, buffer)
         for name, content in self.extra.items():
             yield name, iter([content])
         yield STATE_FILE, iter([self.meta_json])
@@ -108,7 +104,7 @@ class HostBuffers:
         point("after_copy")
         meta_json = json.dumps(state.meta, sort_keys=True).encode()
         size_bytes = plan.size_bytes + len(meta_json) + sum(map(len, state.files.values()))
-        return Snapshot(dict(self._parts), meta_json, dict(state.model_metadata), state.files, size_bytes)
+        return Snapshot(dict(self._parts), meta_json, state.files, size_bytes)
 
     def _prepare(self, state: State) -> _Plan:
         signature = _signature(state.tensors)

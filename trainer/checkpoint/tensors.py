@@ -82,9 +82,9 @@ def views(layout: Layout, buffer: Tensor) -> list[Tensor]:
     return [buffer[slot.start : slot.stop].view(slot.dtype).view(slot.shape) for slot in layout.slots]
 
 
-def stream(layout: Layout, metadata: Mapping[str, str], buffer: Tensor) -> Iterator[memoryview]:
+def stream(layout: Layout, buffer: Tensor) -> Iterator[memoryview]:
     """The bytes of the file in order; `buffer` is flat uint8 on the host and must not change meanwhile."""
-    yield memoryview(_header(layout, metadata))
+    yield memoryview(_header(layout))
     data = buffer.numpy().data.cast("B")
     for start in range(0, layout.size_bytes, CHUNK_BYTES):
         yield data[start : min(start + CHUNK_BYTES, layout.size_bytes)]
@@ -101,15 +101,6 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     return {**tensors, **{name: tensors[first] for name, first in tied.items()}}
 
 
-def load_metadata(path: Path) -> dict[str, str]:
-    """The texts in the header. Raises TensorsError."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
-    except SafetensorError as error:
-        raise TensorsError(f"{path.name} is no safetensors file: {error}") from error
-
-
 def _identity(name: str, tensor: Tensor) -> tuple[object, ...]:
     """Equal for two names of the same memory; an empty tensor shares nothing."""
     if tensor.numel() == 0:
@@ -117,8 +108,8 @@ def _identity(name: str, tensor: Tensor) -> tuple[object, ...]:
     return (tensor.device, tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())
 
 
-def _header(layout: Layout, metadata: Mapping[str, str]) -> bytes:
-    texts = {**metadata, "format": "pt"}
+def _header(layout: Layout) -> bytes:
+    texts = {"format": "pt"}
     if layout.tied:
         texts[TIED] = json.dumps(layout.tied, sort_keys=True)
     header: dict[str, object] = {"__metadata__": texts}

@@ -1,12 +1,10 @@
 """Works ahead in a thread: a bounded queue between whoever makes batches and whoever trains on them.
 
-The consumer's waiting time is measured; it is the `data_wait` of the time account. An error of the producer is
-raised in the consumer, at the item where it happened.
+An error of the producer is raised in the consumer, at the item where it happened.
 """
 
 import queue
 import threading
-import time
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
@@ -17,7 +15,6 @@ class Prefetcher(Generic[T]):
     """Iterates over `source`, `depth` items ahead in a thread (in line with depth 0); close it when done early."""
 
     def __init__(self, source: Iterator[T], depth: int) -> None:
-        self.wait_seconds = 0.0
         self._source = source
         self._closed = False
         self._thread: threading.Thread | None = None
@@ -32,13 +29,9 @@ class Prefetcher(Generic[T]):
     def __next__(self) -> T:
         if self._closed:
             raise StopIteration
-        started = time.perf_counter()
-        try:
-            if self._thread is None:
-                return next(self._source)
-            item, error = self._queue.get()
-        finally:
-            self.wait_seconds += time.perf_counter() - started
+        if self._thread is None:
+            return next(self._source)
+        item, error = self._queue.get()
         if error is not None:
             self.close()
             raise error

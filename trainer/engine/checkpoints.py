@@ -9,12 +9,13 @@ from torch import Tensor
 from trainer.checkpoint import crash
 from trainer.checkpoint.restore import Restored, restore
 from trainer.engine.job import Job
+from trainer.engine.world import World
 from trainer.errors import InfrastructureError, RunError
 from trainer.telemetry.events import Noted, Resumed, TimeAccounted
 
 Tensors = dict[str, dict[str, Tensor]]
-
-
+"""By part of the state and name."""
+Shapes = dict[str, dict[str, tuple[list[int], torch.dtype]]]
 RESCUE_SHARE = 1 / 3
 """Part of the grace period that is kept for the spool and the end of the attempt."""
 _SLICE_SECONDS = 10.0
@@ -40,10 +41,21 @@ def checkpoint(job: Job, timeout: float | None = None) -> None:
             is_best=job.best.value is not None and job.best.step == job.cursor.step,
             milestone=job.moments.milestone.due(job.cursor.step),
             timeout=timeout,
-            hurries=lambda: timeout is None and job.stop.code is not None,
+            hurries=lambda: has_no_time(job),
         )
     if is_taken:
         job.last_checkpoint = mark
+
+
+def has_no_time(job: Job) -> bool:
+    """Whether to leave a checkpoint out rather than wait for the one under way.
+
+    Between steps that is so once this rank was asked to stop, because the end takes a checkpoint of its own. That last
+    one waits while the grace period lasts, and where none runs for as long as it takes.
+    """
+    if job.stopping or job.is_done:
+        return job.stop.seconds_left(RESCUE_SHARE) == 0.0
+    return job.stop.code is not None
 
 
 def warm_buffers(job: Job) -> None:
@@ -82,15 +94,13 @@ def flush(job: Job) -> bool:
 
 def go_on_from_checkpoint(job: Job) -> None:
     """Put the newest good checkpoint back on every rank, or start from the beginning when there is none."""
-    found = job.world.share(load_newest(job))
+    found = load_newest(job)
     if found:
-        key, meta, shapes = found
-        job.load(receive(job, shapes), meta)
+        key, meta = found
         crash.point("after_restore")
         job.emit(Resumed, checkpoint=key, redone_steps=max(0, job.highest_step - job.cursor.step))
         for text in changes(job, meta):
             job.emit(Noted, text=text)
-    job.restored = {}
     job.first_step = job.cursor.step
 
 
@@ -110,51 +120,56 @@ def changes(job: Job, meta: dict[str, Any]) -> Iterator[str]:
         yield f"owed passes that the settings no longer have are dropped: {', '.join(gone)}"
 
 
-def load_newest(job: Job) -> tuple[str, dict[str, Any], dict[str, dict[str, Any]]] | None:
-    """On the first rank: find, verify and load; what the other ranks must know to receive it."""
-    if job.run is None:
+def load_newest(job: Job) -> tuple[str, dict[str, Any]] | None:
+    """The first rank finds and verifies the newest good checkpoint, all ranks load it: its folder's name and its meta.
+
+    None when there is none.
+    """
+    found = restore(job.run, job.events.emit) if job.run else None
+    shared = job.world.share((found.key, found.meta, shapes_of(found.tensors)) if found else None)
+    if shared is None:
         return None
-    found = restore(job.run, job.events.emit)
-    if found is None:
-        return None
-    job.restored = found.tensors
-    shapes = {
-        part: {name: (list(value.shape), value.dtype) for name, value in tensors.items()}
-        for part, tensors in found.tensors.items()
+    key, meta, shapes = shared
+    job.load(received(job.world, found.tensors if found else None, shapes), meta)
+    return key, meta
+
+
+def shapes_of(tensors: Tensors) -> Shapes:
+    """What the other ranks must know of tensors to receive them."""
+    return {
+        part: {name: (list(value.shape), value.dtype) for name, value in named.items()}
+        for part, named in tensors.items()
     }
-    return found.key, found.meta, shapes
 
 
-def receive(job: Job, shapes: dict[str, dict[str, Any]]) -> Tensors:
-    """The first rank's restored tensors on every rank (through the device where the group needs it)."""
-    if job.world.size == 1:
-        return job.restored
-    received: Tensors = {}
+def received(world: World, own: Tensors | None, shapes: Shapes) -> Tensors:
+    """The first rank's `own` tensors on every rank."""
+    if world.size == 1:
+        assert own is not None
+        return own
+    found: Tensors = {}
     for part, entries in shapes.items():
-        received[part] = {}
+        found[part] = {}
         for name, (shape, dtype) in entries.items():
-            tensor = job.restored[part][name] if job.run else torch.empty(shape, dtype=dtype)
-            tensor = tensor.contiguous()
-            job.world.broadcast(tensor)
-            received[part][name] = tensor
-    return received
+            tensor = own[part][name].contiguous() if own else torch.empty(shape, dtype=dtype)
+            world.broadcast(tensor)
+            found[part][name] = tensor
+    return found
 
 
 def roll_back(job: Job, bad_step: int) -> None:
     """Return to the last good checkpoint and leave the update of `bad_step` out when the run comes there again."""
     used, left_out, reached = job.guard.used, [*job.cursor.left_out, bad_step], job.cursor.step
     publish_all(job)
-    found = job.world.share(load_newest(job))
+    found = load_newest(job)
     if not found:
         raise RunError(f"step {bad_step} was not finite and there is no checkpoint to return to; lower optim.lr")
-    key, meta, shapes = found
-    job.load(receive(job, shapes), meta)
-    job.restored = {}
     job.highest_step = max(job.highest_step, reached)
     job.guard.used, job.cursor.left_out = used, left_out
     job.rolled_back = True
     job.meter.drop_interval()
-    job.emit(Resumed, checkpoint=key, redone_steps=reached - job.cursor.step)
+    job.sample_ids.clear()
+    job.emit(Resumed, checkpoint=found[0], redone_steps=reached - job.cursor.step)
 
 
 def load_weights(job: Job, found: Restored | None) -> None:

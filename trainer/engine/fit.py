@@ -50,11 +50,11 @@ def fit(job: Job) -> Outcome:
         go_on_from_checkpoint(job)
         if job.is_done and not job.cursor.owed:
             job.emit(Noted, text=f"the run has its {job.total_steps} steps already; nothing to train")
-        if run_owed_passes(job) and not job.stopping:
-            checkpoint(job)
-        mailbox = Mailbox(is_late=job.world.device.type == "cuda" and job.guard.policy != "skip")
+        catch_up(job)
         while not (job.is_done or job.stopping):
             job.rolled_back = False
+            # Anew after a rollback: what is still under way is the verdict of a step that never was.
+            mailbox = Mailbox(is_late=job.world.device.type == "cuda" and job.guard.policy != "skip")
             for batch in incoming(job):
                 verdict = None if job.cursor.step in job.cursor.left_out else train_step(job, mailbox, batch)
                 advance(job, batch)
@@ -62,8 +62,15 @@ def fit(job: Job) -> Outcome:
                 finish_step(job, mailbox, batch)
                 if job.stopping or job.rolled_back:
                     break
+            catch_up(job)
         end_profile(job)
         return leave_loop(job)
+
+
+def catch_up(job: Job) -> None:
+    """Passes that a checkpoint owes, and the end of the epoch behind them, before anything is trained on it."""
+    if job.cursor.owed and not job.stopping:
+        at_boundary(job, is_due=False, ends_epoch=job.cursor.batch == 0)
 
 
 def incoming(job: Job) -> Iterator[StepBatch]:
@@ -141,34 +148,40 @@ def finish_step(job: Job, mailbox: Mailbox, batch: StepBatch) -> None:
     step = job.cursor.step
     is_due = job.moments.checkpoint.due(step) or job.moments.milestone.due(step)
     is_boundary = batch.ends_epoch or job.is_done or is_due or bool(job.cursor.owed)
-    # Nothing may be kept or judged before the last verdict is in.
-    if is_boundary:
+    is_logged = job.moments.log.due(step) or batch.ends_epoch or job.is_done
+    if is_boundary or is_logged or job.stopping:
+        # Nothing may be kept, judged or told before the last verdict is in.
         heed(job, mailbox.collect())
+        if job.rolled_back:
+            return
     if job.balance and job.balance.is_due(step) and step - 1 not in job.cursor.left_out:
         job.emit(Balanced, weights=dict(job.balance.weights), norms=dict(job.balance.norms))
-    if job.moments.log.due(step) or batch.ends_epoch or job.is_done or job.stopping:
+    if is_logged or job.stopping:
         log_point(job, job.taken_sample_ids(), batch.ends_epoch)
     if job.publisher:
         job.publisher.poll()
         if job.publisher.error:
             job.stop.ask(str(job.publisher.error), job.publisher.error.exit_code)
-    if is_boundary and not (job.stopping or job.rolled_back):
+    if is_boundary:
         with job.phase("passes and checkpoints"):
             at_boundary(job, is_due, batch.ends_epoch)
 
 
 def at_boundary(job: Job, is_due: bool, ends_epoch: bool) -> None:
-    """Owed passes and checkpoints: once before the passes, so that a kill in them costs no step, once for a best."""
+    """Owed passes and checkpoints: once before the passes, so that a kill in them costs no step, once for a best.
+
+    An epoch ends when nothing of it is owed any more, also in a run that stops here: what is published then must know.
+    """
     owes = bool(job.cursor.owed)
-    if is_due and owes and not job.is_done:
+    if is_due and owes and not (job.is_done or job.stopping):
         checkpoint(job)
     has_new_best = run_owed_passes(job)
-    if ends_epoch and not job.stopping:
+    if ends_epoch and not job.cursor.owed:
         job.schedule.epoch_done()
         crash.point("after_epoch")
     if not job.stopping and (has_new_best or job.is_done or (is_due and not owes)):
         checkpoint(job)
-    if owes:
+    if owes and not job.stopping:
         collect()
         empty_cache(job.world.device, job.settings.empty_cache)
 

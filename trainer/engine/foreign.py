@@ -29,13 +29,15 @@ from trainer.telemetry.events import Metrics
 
 Pairs = Iterable[Any]
 LossFunction = Callable[[Any, Any], Tensor]
+_VALUE = "trainer/value"
+"""What a scheduler is shown at the end of an epoch without a pass, among its own values in a checkpoint."""
 
 
 class WalkedData:
     """A loader as the data set of a pass: it has a length and can be walked, but not asked for samples."""
 
     def __init__(self, loader: Pairs) -> None:
-        count_batches(loader)
+        count_batches(loader)  # refuses what cannot be walked again and again
         self._length = self._count(loader)
 
     def __len__(self) -> int:
@@ -177,7 +179,9 @@ class LoaderSource:
         pairs = iter(self._loader)
         for number in range(self._length):
             key_global_generators(self._seed, "fetch", epoch, number)
-            pair = next(pairs)
+            pair = next(pairs, None)
+            if pair is None:
+                raise SettingsError(f"a loader ended after {number} of the {self._length} batches that its len() says")
             if number >= start:
                 yield self._step(epoch, number, self._batch(pair))
 
@@ -235,12 +239,15 @@ class ForeignSchedule:
         """The scheduler's plain values; functions and objects in it are the caller's to make again."""
         if self._scheduler is None:
             return {}
-        return {name: value for name, value in self._scheduler.state_dict().items() if is_plain(value)}
+        plain = {name: value for name, value in self._scheduler.state_dict().items() if is_plain(value)}
+        return {**plain, _VALUE: self._value}
 
     def load(self, state: dict[str, Any]) -> None:
         """Inverse of `state`."""
         if self._scheduler is not None:
-            self._scheduler.load_state_dict({**self._scheduler.state_dict(), **state})
+            plain = dict(state)
+            self._value = plain.pop(_VALUE, None)  # None in checkpoints of before it was kept
+            self._scheduler.load_state_dict({**self._scheduler.state_dict(), **plain})
 
 
 def num_classes_of(model: nn.Module) -> int | None:

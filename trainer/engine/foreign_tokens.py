@@ -19,7 +19,7 @@ from trainer.engine.foreign import LoaderSource, LoaderTask, Pairs, WalkedData, 
 from trainer.engine.meter import perplexity
 from trainer.engine.task import Loss, Pass, PassResult
 from trainer.engine.world import World
-from trainer.errors import SettingsError
+from trainer.errors import RunError, SettingsError
 from trainer.telemetry.events import Metrics
 
 PAD = 0
@@ -190,8 +190,10 @@ class StepSchedule:
         return {"steps": self._num_steps, "values": {name: one for name, one in values.items() if is_plain(one)}}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Inverse of `state`."""
+        """Inverse of `state`. Raises RunError for a scheduler that would have to go back and cannot."""
         if not state["values"] or not hasattr(self._scheduler, "load_state_dict"):
+            if state["steps"] < self._num_steps:
+                raise RunError("the scheduler has no state to go back to; give it state_dict and load_state_dict")
             return  # `factor` takes the steps again
         self._scheduler.load_state_dict({**self._scheduler.state_dict(), **state["values"]})
         self._num_steps = state["steps"]

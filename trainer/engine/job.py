@@ -66,7 +66,7 @@ class Scheduler(Protocol):
 
 
 @dataclass
-class Moment:
+class Timetable:
     """When things are due, resolved against the length of the run."""
 
     log: Moments
@@ -104,7 +104,7 @@ class Job:
     best: Best
     early_stop: EarlyStop
     guard: NonFiniteGuard
-    moments: Moment
+    moments: Timetable
     steps_per_epoch: PerEpoch
     total_steps: int
     stop: StopRequests
@@ -113,7 +113,7 @@ class Job:
     meter: Meter
     cursor: Cursor = field(default_factory=Cursor)
     rate: float = 0.0
-    """Learning rate of the step under way."""
+    """Learning rate of the step under way, or of the last one."""
     stopping: tuple[str, int] | None = None
     """Reason and exit code once all ranks agreed to stop."""
     ends_early: bool = False
@@ -131,8 +131,6 @@ class Job:
     last_checkpoint: tuple[Any, ...] | None = None
     """What the last checkpoint held, so that the same state is not published twice."""
     sample_ids: list[list[int]] = field(default_factory=list)
-    restored: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    """Tensors of a checkpoint between reading and receiving; first rank only."""
     parameters: list[nn.Parameter] = field(init=False)
     """All that get gradients; kept, because walking the modules for them costs 30 us a step."""
     foreign: bool = False
@@ -217,6 +215,7 @@ class Job:
                 target.copy_(averages[name])
         if self.precision.scaler and meta["scaler"]:
             self.precision.scaler.load_state_dict(meta["scaler"])
+        self.rate = meta["rates"][0]
         if self.foreign:
             for group, rate in zip(self.optimizer.param_groups, meta["rates"], strict=True):
                 group["lr"] = rate

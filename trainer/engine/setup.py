@@ -17,7 +17,7 @@ from trainer.engine.balance import Balance, balance_moments, build_balance
 from trainer.engine.best import Best, EarlyStop, Reported, build_best, direction
 from trainer.engine.clock import Clock
 from trainer.engine.ema import Ema
-from trainer.engine.job import Emitter, Job, Moment, Scheduler
+from trainer.engine.job import Emitter, Job, Scheduler, Timetable
 from trainer.engine.meter import Meter
 from trainer.engine.nonfinite import NonFiniteGuard
 from trainer.engine.optim import base_rate, build_optimizer, freeze
@@ -160,15 +160,14 @@ def build_schedule(task: Task, settings: CommonSettings, steps_per_epoch: PerEpo
     return Schedule(settings.schedule, run_length(settings, steps_per_epoch), steps_per_epoch, metric, mode)
 
 
-def resolve_moments(settings: CommonSettings, passes: list[Pass], total: int, per_epoch: PerEpoch) -> Moment:
+def resolve_moments(settings: CommonSettings, passes: list[Pass], total: int, per_epoch: PerEpoch) -> Timetable:
     """All triggers, resolved against the length of the run. Raises SettingsError for a pass that does not exist."""
     names = [a_pass.name for a_pass in passes]
     for name in settings.passes:
         if name not in names:
             raise SettingsError(f"passes.{name} is set, but the task has only: {', '.join(names)}")
-
     triggers = {a_pass.name: settings.passes.get(a_pass.name, a_pass.trigger) for a_pass in passes}
-    return Moment(
+    return Timetable(
         log=Trigger.parse(settings.telemetry.log_every).resolve(total, per_epoch),
         checkpoint=Trigger.parse(settings.checkpoint.every).resolve(total, per_epoch),
         milestone=Trigger.parse(settings.checkpoint.milestones).resolve(total, per_epoch),

@@ -17,8 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from trainer.checkpoint import crash
 from trainer.data.dataset import Batch
+from trainer.engine.balance_measure import measure
 from trainer.engine.job import Job
-from trainer.engine.measure import measure
 from trainer.engine.optim import clip, gradients
 from trainer.engine.rng import rekey
 from trainer.engine.source import StepBatch, to_device

@@ -16,6 +16,8 @@ from trainer.errors import InfrastructureError, RunError, Stopped, SupersededErr
 
 CODES = tuple(error.exit_code for error in (Stopped, InfrastructureError, SupersededError, RunError))
 """The exit codes a rank can ask for, in the order of their flags; the first one set wins."""
+_BEGUN_WITHIN_SECONDS = 60.0
+"""How much later than another rank this one may have begun: so much earlier came that one's deadline."""
 
 
 class StopRequests:
@@ -49,6 +51,7 @@ class StopRequests:
             self._signalled_at = time.monotonic()
         self.ask(f"told to stop by {name}", Stopped.exit_code)
         if self._at_once:
+            self._at_once = False  # a second signal must not interrupt the clean-up after the first
             raise Stopped(self.reason)
 
     @contextmanager
@@ -78,12 +81,14 @@ class StopRequests:
         """Reason and code out of the summed flags of all ranks, the same on every rank but for the words."""
         for flag, code in zip(flags, CODES, strict=True):
             if flag > 0:
-                if (
-                    code == Stopped.exit_code != self.code
-                ):  # a signal to another rank of this pod or job: it is our end, too
+                if code == Stopped.exit_code and self.code != code and not self._nears_deadline():
+                    # A signal to another rank of this pod or job: it is our end, too.
                     self._signalled_at = self._signalled_at or time.monotonic()
                 return (self.reason if self.code == code else f"another rank asked (code {code})"), code
         return None
+
+    def _nears_deadline(self) -> bool:
+        return self._deadline is not None and time.monotonic() > self._deadline - _BEGUN_WITHIN_SECONDS
 
 
 @contextmanager

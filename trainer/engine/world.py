@@ -43,12 +43,6 @@ class World:
             dist.all_reduce(values)
         return values
 
-    def any(self, flag: bool) -> bool:
-        """Whether any rank says so."""
-        if self.size == 1:
-            return flag
-        return bool(self.sum(torch.tensor(float(flag), device=self.device)).item())
-
     def share(self, value: Any) -> Any:
         """The first rank's plain value on every rank."""
         if self.size == 1:

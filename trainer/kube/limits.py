@@ -82,7 +82,7 @@ def _groups(root: Path, controller: str) -> list[Path]:
         top, mounted = mount
         path = own[kind]
         # A container sees its own group as the root of the mount; the path may still be the host's.
-        below = path[len(mounted) :] if mounted != "/" and path.startswith(mounted) else path if mounted == "/" else ""
+        below = path.removeprefix(mounted) if path.startswith(mounted) else ""
         steps = [] if ".." in below else [part for part in below.split("/") if part]
         folders = [top.joinpath(*steps[:depth]) for depth in range(len(steps), -1, -1)]
         return [folder for folder in folders if folder.is_dir()]

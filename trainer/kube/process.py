@@ -141,7 +141,8 @@ class Child:
 
     def kill(self) -> None:
         """Kill the process and all below it."""
-        for pid in [self.pid] * (self.code is None) + [*_descendants(os.getpid())]:
+        own = [self.pid] if self.code is None else []  # where /proc shows no descendants
+        for pid in (*own, *_descendants(os.getpid())):
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
 

@@ -106,7 +106,7 @@ def _redone(records: list[Record], highest_step: int) -> float:
     """Computing time of steps that were trained before, by an earlier attempt or before a rollback."""
     seconds = 0.0
     for record in records:
-        if record["event"] == "StepDone":
+        if record["event"] == "StepDone" and record["num_steps"]:  # none where a rollback left the step out
             num_again = min(record["num_steps"], max(0, highest_step - record["step"] + record["num_steps"]))
             seconds += (record["seconds"] - record["data_wait_seconds"]) * num_again / record["num_steps"]
             highest_step = max(highest_step, record["step"])
