@@ -9,6 +9,7 @@ a name asks for its data first: what has none makes no run.
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 from trainer.attempt import Attempt, begin_attempt, ends_recorded, export_metrics
 from trainer.checkpoint.attempts import get_json
@@ -126,6 +127,7 @@ def go_through(task: Task, settings: CommonSettings, attempt: Attempt, parts: Pa
 def introduce(job: Job, attempt: Attempt) -> None:
     """Say what is trained, and what a user should know once."""
     started = run_started(job, attempt.name, attempt.id)
+    refuse_other_data(job, attempt, started.info)
     if attempt.exporter:
         attempt.exporter.describe(started)
     job.events.emit(started)
@@ -134,6 +136,24 @@ def introduce(job: Job, attempt: Attempt) -> None:
     left_out: dict[str, int] = getattr(job.task, "left_out", {})
     if any(left_out.values()):
         job.emit(SamplesLeftOut, num_skipped=left_out["skipped"], num_tolerated=left_out["tolerated"])
+
+
+def refuse_other_data(job: Job, attempt: Attempt, info: dict[str, Any]) -> None:
+    """A run that was found by its name, before its data, is compared with them here, on every rank.
+
+    Raises RunError as for other settings: once there is a checkpoint, unless `run.resume_with_changes` asks for it.
+    """
+    before = [one["info"] for one in select(attempt.history, "RunStarted")][-1:]
+    pairs = [(one.get(name), info.get(name)) for one in before for name in ("data_digest", "tree_digest")]
+    changed = ", ".join(f"digest {old} before, {new} now" for old, new in pairs if old and new and old != new)
+    if not job.world.share(bool(changed and select(attempt.history, "CheckpointPublished"))):
+        return
+    if not job.settings.run.resume_with_changes:
+        raise RunError(
+            f"run {attempt.name} in {job.settings.run.store} was trained on other data ({changed}). Choose another "
+            "run.name, or go on with these by --resume-with-changes"
+        )
+    job.emit(Noted, text=f"run {attempt.name} goes on with other data ({changed})")
 
 
 def complete_already(settings: CommonSettings, attempt: Attempt) -> Finished:

@@ -98,3 +98,19 @@ def test_a_refused_run_asks_for_no_data(opens, tmp_path):
     opens(kill_me)
     with pytest.raises(RunError, match="made with other settings"):
         train_settings(toy_settings(tmp_path, dropout=0.1))
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_other_data_than_the_named_run_began_with_are_refused(world_size, opens, monkeypatch, tmp_path):
+    """Its settings were compared before the data were open, so their digest is not among them."""
+    opens(lambda: None)
+
+    def start(digest, **values):
+        monkeypatch.setattr(ToyTask, "info", lambda _: {"data_digest": digest})
+        return wait_for(fork_ranks(lambda _: train_settings(toy_settings(tmp_path, **values)), world_size))
+
+    assert start("a", num_epochs=1) == start("a", num_epochs=2) == [0] * world_size
+    assert start("b", num_epochs=3) == [RunError.exit_code] * world_size
+    last = json.loads(sorted((tmp_path / "toy" / "attempts").glob("*.end.json"))[-1].read_text())
+    assert "was trained on other data (digest a before, b now)" in last["reason"]
+    assert start("b", num_epochs=3, run__resume_with_changes=True) == [0] * world_size

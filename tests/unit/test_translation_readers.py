@@ -47,6 +47,14 @@ def test_files_of_pairs_are_split_by_the_source(tmp_path, layout):
     )
 
 
+def test_a_header_of_a_table_is_no_pair(tmp_path):
+    pairs = ["\t".join(pair) for pair in PAIRS]
+    shares = ("data.source_lang=en", "data.target_lang=de", "data.val_share=0.2")
+    plain = text_of(settings_of(write(tmp_path / "plain.tsv", pairs), *shares))
+    headed = text_of(settings_of(write(tmp_path / "headed.tsv", ["en\tde", *pairs, "en\tde"]), *shares))
+    assert sum(sizes(headed).values()) == sum(sizes(plain).values()) + 1, "at the end the two words are a pair"
+
+
 def test_files_said_by_name(tmp_path):
     multi30k(tmp_path)
     said = ["data.train_files=[train.en, train.de]", "data.val_files=[test_2016_flickr.en, test_2016_flickr.de]"]

@@ -1,7 +1,9 @@
 """A trained model out of a run: its settings, its task with the data, and the weights of one checkpoint."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -22,6 +24,7 @@ from trainer.errors import RunError, SettingsError
 from trainer.tasks import registry
 from trainer.telemetry.bus import Bus
 from trainer.telemetry.events import Metrics
+from trainer.telemetry.reading import read_run, select
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,45 @@ def open_weights(found: FoundRun, which: str, given: SettingsArguments) -> Saved
 
 
 def open_saved(found: FoundRun, which: str, given: SettingsArguments) -> Saved:
-    """The same with its task. Raises DataError when the data are not there."""
+    """The same with its task. Raises DataError when the data are not there, RunError when they mean something else."""
     saved = open_weights(found, which, given)
+    _lift_digests(saved.settings, found.record["config"])
     task: Task = registry.load(saved.settings.task).create(saved.settings)
+    _refuse_other_meaning(found, task)
     return Saved(saved.settings, task, saved.checkpoint, saved.weights)
+
+
+def _lift_digests(settings: CommonSettings, before: dict[str, Any]) -> None:
+    """The run's digests are those of its own data, and say nothing of others that were asked for."""
+    data: Any = getattr(settings, "data", None)
+    if data is not None and str(data.path) != str(before["data"]["path"]):
+        for name in {"digest", "tree_digest"} & set(type(data).model_fields):
+            setattr(data, name, None)
+
+
+def _refuse_other_meaning(found: FoundRun, task: Task) -> None:
+    """Numbers would be worked out all the same for other classes, or for blocks in another order, and be wrong."""
+    started = select(read_run(found.store, found.name), "RunStarted")
+    if not started:
+        return
+    before, now = (_meaning(info) for info in (started[-1]["info"], json.loads(json.dumps(task.info()))))
+    for what, value in now.items():
+        if before[what] is not None and value != before[what]:
+            raise RunError(
+                f"run {found.name} was trained with other {what} than these data and settings give, and would be "
+                "misread: use data with the same ones"
+            )
+
+
+def _meaning(info: Mapping[str, Any]) -> dict[str, Any]:
+    """What inputs and outputs of a model stand for, in their order; None for what it has not."""
+    blocks = info.get("blocks")
+    return {
+        "classes": info.get("classes"),
+        "classes (data.tree may name them)": info.get("tree", {}).get("classes"),
+        "blocks": blocks and list(blocks.items()),
+        "tokenizers (tokenizer.path takes those of a checkpoint)": info.get("tokenizer_digest"),
+    }
 
 
 def evaluate(saved: Saved) -> dict[str, Metrics]:

@@ -6,7 +6,7 @@ Levels are always listed from fine to coarse, and everything that belongs to a l
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from trainer.config.base import Section, setting
 from trainer.config.expressions import Curve
@@ -99,6 +99,12 @@ class HierarchyData(Section):
     """Named sets of finest classes; passes report the accuracy on each as `subset_<name>`."""
     toy_seed: int = setting(0, ge=0)
     """For `t1` and `t2`: chooses the rows."""
+
+    @field_validator("blocks")
+    @classmethod
+    def _sort_blocks(cls, blocks: dict[str, list[str]]) -> dict[str, list[str]]:
+        """By name: the order gives the model its columns, and neither run.json nor a chart keeps another."""
+        return dict(sorted(blocks.items()))
 
 
 class MixSettings(Section):

@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 from trainer.errors import DataError
 from trainer.tasks.hierarchy.packed import open_packed_rows
 from trainer.tasks.hierarchy.readers import read_csv
+from trainer.tasks.hierarchy.remarks import look_alikes, some, without_record
 from trainer.tasks.hierarchy.table import Source
 from trainer.tasks.hierarchy.tree import UNKNOWN
 from trainer.tasks.hierarchy.tree_build import Builder
-
-_MAX_NAMED = 5
 
 
 @dataclass
@@ -94,7 +93,7 @@ def _faults(source: Source, levels: list[str]) -> list[str]:
         given = read_csv(Path(source.tree))
         for level, names in zip(levels, source.names, strict=True):
             if outside := sorted(set(names) - set(given.labels(level)[1])):
-                faults.append(f"{level} {_some(outside)}: no class of that level in the given tree")
+                faults.append(f"{level} {some(outside)}: no class of that level in the given tree")
     else:
         try:
             Builder(levels, source.names, table.labels, lambda row: str(table.where[row])).build()
@@ -117,20 +116,16 @@ def _remarks(source: Source, levels: list[str]) -> list[str]:
     for place, level in enumerate(levels):
         sizes = _sizes(source, place).tolist()
         if single := [name for name, size in zip(source.names[place], sizes, strict=True) if size == 1]:
-            remarks.append(f"{level} {_some(single)}: a single row")
+            remarks.append(f"{level} {some(single)}: a single row")
+    remarks += [*without_record(table.record), *look_alikes(levels, source.names)]
     if table.record is not None:
         pairs = np.unique(np.stack([table.labels[:, 0].astype(str), table.record], 1)[known[:, 0]], axis=0)
         alone = [source.names[0][int(cls)] for cls, count in _counts(pairs[:, 0].tolist()).items() if count == 1]
         if alone:
-            remarks.append(f"{levels[0]} {_some(alone)}: all rows of one record, so none can be held out")
+            remarks.append(f"{levels[0]} {some(alone)}: all rows of one record, so none can be held out")
     return remarks
 
 
 def _counts(texts: list[str]) -> dict[str, int]:
     names, counts = np.unique(texts, return_counts=True)
     return dict(zip(names.tolist(), counts.tolist(), strict=True))
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
-    return ", ".join(names[:_MAX_NAMED]) + more

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +10,12 @@ from numpy.typing import NDArray
 from trainer.config.hierarchy import HierarchyData
 from trainer.errors import DataError
 from trainer.tasks.hierarchy.counts import Counts
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+_DEEP = 1 << 16
+"""Brightnesses of 16 bits."""
 
 
 def read_images(
@@ -31,10 +38,22 @@ def read_images(
             continue
         try:
             with Image.open(folder / name) as image:
-                scaled = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+                scaled = _shallow(image).convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
         except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             counts.bad(f"{folder / name} ({where(row)})", f"does not decode: {str(error).splitlines()[0]}")
             continue
         pixels[row] = np.asarray(scaled).transpose(2, 0, 1)
         is_there[row] = True
     return pixels, is_there
+
+
+def _shallow(image: "Picture") -> "Picture":
+    """A grey image of 16 bits in 8, which Pillow would cut off at 255 instead. Raises ValueError for other depths."""
+    from PIL import Image
+
+    if image.mode[0] not in "IF":
+        return image
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() >= _DEEP:
+        raise ValueError(f"its brightness (mode {image.mode}) has no range of 8 or 16 bits; save it with one")
+    return Image.fromarray((values >> 8).astype(np.uint8))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,8 @@ from trainer.tasks.hierarchy.tree import UNKNOWN
 
 INDEX = "index.csv"
 _SUFFIXES = {".csv": "csv", ".parquet": "parquet", ".npz": "npz"}
+_CHANNELS = (1, 3, 4)
+"""Of grey images, colour images, and those with alpha."""
 _MISSING_DATA = "trainer train --task hierarchy --config quick trains on a generated set"
 
 
@@ -59,9 +62,18 @@ def _read_columns(data: HierarchyData, layout: str, file: Path, counts: Counts) 
         return _source(columns, data, pixels, counts, is_there)
     if not data.features:
         raise DataError(f"{file}: data.features must name the columns of the features, e.g. [x1, x2] or ['MFCC*']")
-    values = columns.numbers(columns.matching(data.features, "data.features"), "data.features")
+    names = columns.matching(data.features, "data.features")
+    _refuse_labels(columns, data, names, "data.features")
+    values = columns.numbers(names, "data.features")
     columns.require(values)
     return _source(columns, data, values, counts)
+
+
+def _refuse_labels(columns: Columns, data: HierarchyData, names: list[str], setting: str) -> None:
+    """A pattern that matches a column of labels tells the model the answer, if that is written in numbers."""
+    for name in names:
+        if name in data.levels:
+            raise DataError(f"{columns.path}: {setting} takes in {name!r}, a label (data.levels); leave it out")
 
 
 def find_layout(data: HierarchyData, path: Path) -> tuple[str, Path]:
@@ -139,7 +151,7 @@ def _read_npz(file: Path, levels: Sequence[str]) -> tuple[Columns, dict[str, Num
     """
     try:
         with np.load(file, allow_pickle=False) as content:
-            arrays = {name: content[name] for name in content.files}
+            arrays = {name: _decoded(content[name]) for name in content.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{file} cannot be read as NPZ: {error}") from None
     lengths = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
@@ -150,7 +162,7 @@ def _read_npz(file: Path, levels: Sequence[str]) -> tuple[Columns, dict[str, Num
         if array.ndim == 2:
             columns |= {f"{name}.{place}": array[:, place] for place in range(array.shape[1])}
     texts = {name: _label_texts(f"{file}: level {name!r}", columns[name]) for name in levels if name in columns}
-    return Columns(str(file), columns | texts, lambda row: f"row {row}"), arrays
+    return Columns(str(file), {**columns, **texts}, lambda row: f"row {row}"), arrays
 
 
 def _label_texts(where: str, labels: Numbers) -> Texts:
@@ -163,17 +175,26 @@ def _label_texts(where: str, labels: Numbers) -> Texts:
     return ["" if label == UNKNOWN else str(label) for label in labels]
 
 
+def _decoded(array: NDArray[Any]) -> Numbers:
+    """Bytes, as HDF5 and old files have them, are texts."""
+    return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
+
+
 def _npz_features(file: Path, data: HierarchyData, arrays: dict[str, Numbers]) -> Features:
     """The array `features` `[N, D]` or `[N, channels, height, width]`, or the one that the settings name."""
     if len(data.features) > 1:
-        raise DataError(f"{file}: the features of an NPZ file are one array, data.features names {len(data.features)}")
+        raise DataError(f"{file}: data.features names one array of an NPZ, not {len(data.features)}; join them there")
     name = data.features[0] if data.features else "features"
     if name not in arrays:
         raise DataError(f"{file} has no array {name!r} (data.features); there are: {', '.join(arrays)}")
     array = arrays[name]
     if array.ndim not in (2, 4) or array.dtype.kind not in "fiub":
-        raise DataError(f"{file}: {name!r} must be numbers [N, D] or [N, channels, height, width], is {array.shape}")
+        raise DataError(
+            f"{file}: {name!r} must be numbers [N, D] or [N, channels, height, width], is {array.dtype} {array.shape}"
+        )
     is_image = array.ndim == 4 and array.dtype == np.uint8
+    if is_image and array.shape[3] in _CHANNELS and array.shape[1] not in _CHANNELS:
+        raise DataError(f"{file}: {name!r} {array.shape} has its channels last; transpose(0, 3, 1, 2) puts them first")
     with np.errstate(over="ignore"):
         features: Features = array if is_image else array.astype(np.float32)
     return features
@@ -188,6 +209,9 @@ def _source(
 ) -> Source:
     """Labels, blocks and names next to the features; rows that cannot be used leave after the classes are known."""
     labels, names = zip(*(columns.labels(level) for level in data.levels), strict=True)
+    for name, patterns in data.blocks.items():
+        setting = f"data.blocks.{name}"
+        _refuse_labels(columns, data, columns.matching(patterns, setting), setting)
     blocks, values, valid = columns.block_values(data.blocks)
     is_there = np.ones(columns.num_rows, bool) if is_there is None else is_there
     for row, reason in sorted(columns.bad.items()):

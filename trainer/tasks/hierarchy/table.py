@@ -23,8 +23,8 @@ Texts = Sequence[str]
 Numbers = NDArray[Any]
 """A column that came as numbers; it becomes texts where it is asked for."""
 Features = NDArray[np.float32] | NDArray[np.uint8]
-MISSING = ("", "nan", "NaN", "NA", "null", "None")
-"""Texts of a cell that holds nothing, with or without blanks around."""
+MISSING = ("", "nan", "NaN", "NA", "N/A", "<NA>", "null", "NULL", "None")
+"""Texts of a cell that holds nothing, as spreadsheets, databases and pandas write it; spaces do not count."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Columns:
         result = np.empty((self.num_rows, len(names)), np.float32)
         for place, name in enumerate(names):
             texts = self.column(name, setting)
-            cells = ["nan" if text.strip() in MISSING else text for text in texts]
+            cells = ["nan" if _is_missing(text) else text for text in texts]
             try:
                 values = np.array(cells, np.float64)
             except ValueError:
@@ -135,7 +135,7 @@ class Columns:
 
     def labels(self, level: str) -> tuple[Labels, list[str]]:
         """A column of labels as classes `[N]` and their sorted names. Raises DataError for an empty level."""
-        texts = np.array(["" if text.strip() in MISSING else text for text in self.column(level, "data.levels")])
+        texts = np.array(["" if _is_missing(text) else text for text in self.column(level, "data.levels")])
         names, numbers = np.unique(texts, return_inverse=True)
         has_unknown = len(names) > 0 and names[0] == ""
         if len(names) <= has_unknown:
@@ -157,6 +157,10 @@ class Columns:
     def texts(self, name: str | None, setting: str) -> NDArray[np.str_] | None:
         """A column as it stands; None without a name."""
         return None if name is None else np.array(self.column(name, setting))
+
+
+def _is_missing(text: str) -> bool:
+    return text.strip() in MISSING
 
 
 def _is_number(text: str) -> bool:

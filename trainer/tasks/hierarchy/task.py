@@ -27,7 +27,7 @@ from trainer.tasks.hierarchy.criteria import build_criteria, class_weights, cros
 from trainer.tasks.hierarchy.dataset import HierarchyRows
 from trainer.tasks.hierarchy.heads import log_probabilities
 from trainer.tasks.hierarchy.loss import Targets, level_sums, right_sums
-from trainer.tasks.hierarchy.remarks import caveat, remarks, without_blocks
+from trainer.tasks.hierarchy.remarks import caveat, odd, remarks, without_blocks
 from trainer.tasks.hierarchy.rows import RowSets, open_data
 from trainer.tasks.hierarchy.tree import FILE, Tree
 from trainer.tasks.hierarchy.trunks import HierarchyNet, Shape
@@ -51,7 +51,11 @@ class HierarchyTask:
         self.model_name = model_name(settings)
         self.curves = rows.train.curves.by_name
         self.caveat = caveat(rows.opened, settings.data)
-        self.remarks = [*remarks(rows.opened, settings.data), *without_blocks(self.blocks, settings.mask)]
+        self.remarks = [
+            *remarks(rows.opened, settings.data),
+            *without_blocks(self.blocks, settings.mask),
+            *odd(rows.opened),
+        ]
         self.left_out = left_out(rows.opened.report["rows"])
         self.subsets = {name: _classes(self.tree, name, chosen) for name, chosen in settings.data.subsets.items()}
         self.metrics = metrics.metric_names(self.tree, self.blocks.names, list(self.subsets))

@@ -31,11 +31,11 @@ class Line(NamedTuple):
 
 
 def read_pairs(layout: Layout, files: tuple[Path, ...], keys: tuple[str, str]) -> Iterator[Line | BadSample]:
-    """Every line of one entry of `layout.Files`; `keys` are those of JSON lines."""
+    """Every line of one entry of `layout.Files`; `keys` are those of JSON lines and of a header."""
     if layout == "text":
         yield from _parallel(*files)
     elif layout == "tsv":
-        yield from _columns(files[0])
+        yield from _columns(files[0], keys)
     else:
         yield from _objects(files[0], *keys)
 
@@ -57,13 +57,15 @@ def _parallel(source: Path, target: Path) -> Iterator[Line | BadSample]:
         raise DataError(f"{source} is empty")
 
 
-def _columns(path: Path) -> Iterator[Line | BadSample]:
-    """Source, tab, target; further columns are not read."""
+def _columns(path: Path, keys: tuple[str, str]) -> Iterator[Line | BadSample]:
+    """Source, tab, target; further columns are not read, nor a first line that names the two."""
     for number, text in _texts(path):
         if isinstance(text, BadSample):
             yield text
             continue
         columns = text.split("\t")
+        if number == 1 and tuple(column.strip() for column in columns[:2]) == keys:
+            continue
         if len(columns) < 2 and text.strip():
             yield BadSample(f"{path}:{number}", "has no tab between source and target")
         else:
