@@ -202,11 +202,11 @@ def _newest_unfinished(start: _Start) -> str | None:
         record = get_json(start.store, f"{name}/{RUN_FILE}") if RUN_NAME.fullmatch(name) else None
         if record and record.get("digest") == start.digest and record.get("task") == start.task:
             candidates.append((float(record.get("created_seconds", 0)), name))
-    return next((name for _, name in sorted(candidates, reverse=True) if _is_left_alone(start, name)), None)
+    return next((name for _, name in sorted(candidates, reverse=True) if _claim_abandoned(start, name)), None)
 
 
-def _is_left_alone(start: _Start, name: str) -> bool:
-    """Whether a run is neither complete nor being trained; its lock is this process's then."""
+def _claim_abandoned(start: _Start, name: str) -> bool:
+    """Take the lock of a run that is neither complete nor being trained; False, and nothing is taken, for others."""
     store, lock = start.store, f"{name}/{OWNER_LOCK}"
     if _is_complete(store, name) or not store.claim(lock):
         return False
