@@ -62,9 +62,17 @@ def test_images_of_16_bits_keep_their_greys(tmp_path: Path) -> None:
     (tmp_path / "index.csv").write_text("\n".join(["image,fine,who", *lines]))
     settings = settings_of(f"data.path={tmp_path}", "data.levels=[fine]", "data.group=who", "data.image_size=8")
     assert open_rows(settings).table.features[:, 0, 0, 0].tolist() == (greys >> 8).tolist()
+    (tmp_path / "19.png").unlink()
+    assert odd(open_rows(settings)) == ["left out of 20 rows: 1 whose image is not there"]
     Image.fromarray(np.zeros((8, 8), np.float32)).save(tmp_path / "0.png", "tiff")
     with pytest.raises(DataError, match=r"0\.png .*\(mode F\) has no range of 8 or 16 bits"):
         open_rows(settings)
+
+
+def test_the_table_of_a_folder_of_images_is_no_table_of_features(tmp_path: Path) -> None:
+    (tmp_path / "index.csv").write_text("image,fine,who\n0.png,f0,r0\n")
+    with pytest.raises(DataError, match=rf"the column 'image' names images: give the folder, {tmp_path}"):
+        open_rows(settings_of(f"data.path={tmp_path / 'index.csv'}", "data.levels=[fine]", "data.group=who"))
 
 
 def test_what_takes_more_from_a_training_than_its_counts_show_is_said(tmp_path: Path) -> None:
@@ -75,7 +83,7 @@ def test_what_takes_more_from_a_training_than_its_counts_show_is_said(tmp_path: 
     blocks = "data.blocks={A: [site_a], B: [site_b]}"
     table = write_table(tmp_path, rows, f"{HEADER},split")
     assert odd(open_rows(table_settings(table, blocks, "data.split.by=given", "data.bad_samples=skip"))) == [
-        "of 37 rows 1 are bad and left out, 0 name an image that is not there",
+        "left out of 37 rows: 1 bad",
         "data.group is empty in 2 rows, which count as one record",
         "fine 'F0 ' and 'f0': classes of their own, differing in spaces or case only",
         "fine new: no training row, but 2 that are evaluated, and cannot be right",

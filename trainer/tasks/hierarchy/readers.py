@@ -61,6 +61,8 @@ def _read_columns(data: HierarchyData, layout: str, file: Path, counts: Counts) 
         pixels, is_there = read_images(file.parent, names, data, counts, columns.where)
         return _source(columns, data, pixels, counts, is_there)
     if not data.features:
+        if data.image_column in columns.columns:
+            raise DataError(f"{file}: the column {data.image_column!r} names images: give the folder, {file.parent}")
         raise DataError(f"{file}: data.features must name the columns of the features, e.g. [x1, x2] or ['MFCC*']")
     names = columns.matching(data.features, "data.features")
     _refuse_labels(columns, data, names, "data.features")

@@ -84,9 +84,9 @@ def look_alikes(levels: Sequence[str], names: Sequence[Sequence[str]]) -> Iterat
 
 
 def _left_out(rows: dict[str, int]) -> Iterator[str]:
-    missing, bad = rows.get("missing_image", 0), rows["bad"]
-    if missing or bad:
-        yield f"of {rows['read']:,} rows {bad:,} are bad and left out, {missing:,} name an image that is not there"
+    kinds = {"bad": rows["bad"], "whose image is not there": rows.get("missing_image", 0)}
+    if named := [f"{count:,} {kind}" for kind, count in kinds.items() if count]:
+        yield f"left out of {rows['read']:,} rows: {', '.join(named)}"
 
 
 def _never_trained(opened: Opened) -> Iterator[str]:
