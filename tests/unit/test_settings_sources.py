@@ -89,6 +89,18 @@ def test_moments_of_passes_come_from_every_source(config):
     assert loaded.source_of["passes.test"] == "TRAINER__PASSES__TEST"
 
 
+def test_keys_of_a_mapping_may_have_dots(config):
+    """Columns have them: an array of two dimensions in an NPZ file gives `labels.0` and `labels.1`."""
+    loaded = load_settings(
+        task="hierarchy",
+        config=config("data: {blocks: {geo.site: [lat, lon]}}\n"),
+        overrides=["data.levels=[labels.0, labels.1]", "loss.criteria.labels.0=tree_smoothing"],
+    )
+    assert loaded.settings.loss.criteria == {"labels.0": "tree_smoothing"}
+    assert loaded.settings.data.blocks == {"geo.site": ["lat", "lon"]}
+    assert loaded.source_of["loss.criteria.labels.0"] == "--set loss.criteria.labels.0"
+
+
 def test_use_cpu_of_the_plain_trainer_chooses_the_device():
     assert load_settings(environ={"USE_CPU": "1"}).source_of["device"] == "USE_CPU"
     assert load_settings(environ={"USE_CPU": "0"}).settings.device == "auto"

@@ -111,6 +111,7 @@ class _Reader:
     def __init__(self, settings: type[CommonSettings]) -> None:
         self.settings = settings
         self.leaves = leaves(self.settings)
+        self.mappings = [name for name, leaf in self.leaves.items() if leaf.kind == "mapping"]
         self.sections = sections(self.settings)
         self.problems: list[str] = []
 
@@ -164,7 +165,8 @@ class _Reader:
         """Validate what was given and note the source of every setting."""
         tree: dict[str, Any] = {}
         for one in given.values():
-            *path, last = one.name.split(".")
+            mapping = self._mapping(one.name)
+            *path, last = [*mapping.split("."), one.name[len(mapping) + 1 :]] if mapping else one.name.split(".")
             section = tree
             for part in path:
                 section = section.setdefault(part, {})
@@ -207,10 +209,13 @@ class _Reader:
     def _leaf(self, name: str) -> Leaf | None:
         """The leaf a value can be given to; an entry of a mapping counts as one of its own."""
         leaf = self.leaves.get(name)
-        above = self.leaves.get(name.rpartition(".")[0])
-        if leaf is None and above is not None and above.kind == "mapping":
-            return replace(above, name=name, kind="text", default=None)
+        if leaf is None and (mapping := self._mapping(name)):
+            return replace(self.leaves[mapping], name=name, kind="text", default=None)
         return leaf if leaf is None or leaf.kind != "mapping" else None
+
+    def _mapping(self, name: str) -> str | None:
+        """The mapping that this is an entry of; its keys are a user's own names (of columns), which may have dots."""
+        return next((own for own in self.mappings if name.startswith(f"{own}.")), None)
 
     def _is_group(self, name: str) -> bool:
         return not name or name in self.sections or name in self.leaves
