@@ -72,8 +72,8 @@ class Balance:
         return {name: dict(getattr(self, name)) for name in self.kept}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Inverse of `state`."""
-        for name in self.kept:
+        """Inverse of `state`; after that of another rule everything stays as it began."""
+        for name in () if self.is_foreign(state) else self.kept:
             setattr(self, name, dict(state[name]))
 
     def is_foreign(self, state: Mapping[str, Any] | None) -> bool:

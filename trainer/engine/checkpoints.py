@@ -178,8 +178,7 @@ def load_weights(job: Job, found: Restored | None) -> None:
     Of weights with an average that is taken. The weights of the loss terms are those of that moment, too.
     """
     tensors = found.tensors.get("ema", found.tensors["model"]) if found else None
-    balance = job.world.share(found.meta["balance"] if found else None) if job.balance else None
-    if job.balance and balance and not job.balance.is_foreign(balance):
+    if job.balance and (balance := job.world.share(found.meta["balance"] if found else None)):
         job.balance.load(balance)
     state = job.model.state_dict()
     for name, target in state.items():

@@ -220,7 +220,7 @@ class Job:
             for group, rate in zip(self.optimizer.param_groups, meta["rates"], strict=True):
                 group["lr"] = rate
         self.schedule.load(meta["schedule"])
-        if self.balance and meta["balance"] and not self.balance.is_foreign(meta["balance"]):
+        if self.balance and meta["balance"]:
             self.balance.load(meta["balance"])
         self.best.load(meta["best"])
         self.early_stop.load(meta["early_stop"])

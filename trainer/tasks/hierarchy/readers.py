@@ -64,18 +64,9 @@ def _read_columns(data: HierarchyData, layout: str, file: Path, counts: Counts) 
         if data.image_column in columns.columns:
             raise DataError(f"{file}: the column {data.image_column!r} names images: give the folder, {file.parent}")
         raise DataError(f"{file}: data.features must name the columns of the features, e.g. [x1, x2] or ['MFCC*']")
-    names = columns.matching(data.features, "data.features")
-    _refuse_labels(columns, data, names, "data.features")
-    values = columns.numbers(names, "data.features")
+    values = columns.numbers(columns.matching(data.features, "data.features", data.levels), "data.features")
     columns.require(values)
     return _source(columns, data, values, counts)
-
-
-def _refuse_labels(columns: Columns, data: HierarchyData, names: list[str], setting: str) -> None:
-    """A pattern that matches a column of labels tells the model the answer, if that is written in numbers."""
-    for name in names:
-        if name in data.levels:
-            raise DataError(f"{columns.path}: {setting} takes in {name!r}, a label (data.levels); leave it out")
 
 
 def find_layout(data: HierarchyData, path: Path) -> tuple[str, Path]:
@@ -211,10 +202,7 @@ def _source(
 ) -> Source:
     """Labels, blocks and names next to the features; rows that cannot be used leave after the classes are known."""
     labels, names = zip(*(columns.labels(level) for level in data.levels), strict=True)
-    for name, patterns in data.blocks.items():
-        setting = f"data.blocks.{name}"
-        _refuse_labels(columns, data, columns.matching(patterns, setting), setting)
-    blocks, values, valid = columns.block_values(data.blocks)
+    blocks, values, valid = columns.block_values(data.blocks, data.levels)
     is_there = np.ones(columns.num_rows, bool) if is_there is None else is_there
     for row, reason in sorted(columns.bad.items()):
         if is_there[row]:

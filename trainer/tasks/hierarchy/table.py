@@ -100,14 +100,20 @@ class Columns:
         found = self.columns[name]
         return list(map(str, found)) if isinstance(found, np.ndarray) else found
 
-    def matching(self, patterns: Sequence[str], setting: str) -> list[str]:
-        """Names of columns by names or patterns, in the order of the file within a pattern."""
+    def matching(self, patterns: Sequence[str], setting: str, levels: Sequence[str]) -> list[str]:
+        """Names of columns by names or patterns, in the order of the file within a pattern.
+
+        Raises DataError for a column of labels, which would tell the model the answer if it is written in numbers.
+        """
         found: dict[str, None] = {}
         for pattern in patterns:
             names = [pattern] if pattern in self.columns else [n for n in self.columns if fnmatchcase(n, pattern)]
             if not names:
                 self.column(pattern, setting)
             found |= dict.fromkeys(names)
+        for name in found:
+            if name in levels:
+                raise DataError(f"{self.path}: {setting} takes in {name!r}, a label (data.levels); leave it out")
         return list(found)
 
     def numbers(self, names: Sequence[str], setting: str) -> NDArray[np.float32]:
@@ -142,12 +148,14 @@ class Columns:
             raise DataError(f"{self.path}: level {level!r} has no label in any row; leave it out of data.levels")
         return numbers.astype(np.int64) - has_unknown, names[int(has_unknown) :].tolist()
 
-    def block_values(self, blocks: dict[str, list[str]]) -> tuple[BlockMap, NDArray[np.float32], NDArray[np.bool_]]:
+    def block_values(
+        self, blocks: dict[str, list[str]], levels: Sequence[str]
+    ) -> tuple[BlockMap, NDArray[np.float32], NDArray[np.bool_]]:
         """The block map, values (zero where invalid) and validity; one empty cell makes a block invalid in that row."""
         values, valid, widths = [np.zeros((self.num_rows, 0), np.float32)], [], {}
         for name, patterns in blocks.items():
             setting = f"data.blocks.{name}"
-            part = self.numbers(self.matching(patterns, setting), setting)
+            part = self.numbers(self.matching(patterns, setting, levels), setting)
             valid.append(np.asarray(~np.isnan(part).any(1)))
             values.append(np.where(valid[-1][:, None], part, np.float32(0)))
             widths[name] = part.shape[1]
