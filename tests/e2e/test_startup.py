@@ -74,23 +74,19 @@ TRAINING = {
     "extraVolumes": [{"name": "marks", "configMap": {"name": "{{ .Release.Name }}-marks"}}],
     "extraVolumeMounts": [{"name": "marks", "mountPath": "/marks"}],
 }
-OWN_SHARE = 1.5
-"""The trainer's own part may be so many imports of torch, and its first batch."""
+OWN_SHARE = 2.0
+"""The trainer's own part may be so many imports of torch, and its first batch. 1.5 is the aim, 1.4 to 1.55 what is
+seen: all parts are wall time of a cold node, so a bound that holds on a busy one only finds what is grossly too much."""
 OWN = ("launcher", "import", "rendezvous", "run", "data", "model", "first batch")
-TRIES = 3
-"""Of a bound on seconds: another process on the node may have been in the way."""
 TORCH = ("torch", "torch._dynamo")
 """What every training imports: the second comes with the first optimizer, compiled or not (torch 2.13)."""
 
 
 def test_one_pod(cluster, make_release, namespace, capsys):
-    for number in range(TRIES):
-        table, *_ = first_step(cluster, make_release(f"one-{number}", namespace), [], capsys)
-        own = sum(table[name] for name in OWN)
-        limit = OWN_SHARE * table["of these torch"] + table["data"] + table["first batch"]
-        if own < limit:
-            return
-    raise AssertionError(f"{own:.1f} s of its own, {limit:.1f} s were allowed: {table}")
+    table, *_ = first_step(cluster, make_release("one", namespace), [], capsys)
+    own = sum(table[name] for name in OWN)
+    limit = OWN_SHARE * table["of these torch"] + table["data"] + table["first batch"]
+    assert own < limit, f"{own:.1f} s of its own, {limit:.1f} s were allowed: {table}"
 
 
 def test_master_and_worker(cluster, make_release, s3, plain_namespace, capsys):

@@ -341,8 +341,10 @@ def at_start(folder):
 
 
 def test_torchrun_starts_early_and_nothing_heavy_is_imported_before(tmp_path):
-    """CPU seconds, because the machine may be busy; about 0.4 s of them are the imports of typer and pydantic."""
+    """As a share of what torch costs to import, in CPU time: the machine may be busy. It is about a third."""
     found = at_start(tmp_path)
     assert found["heavy"] == []
     assert found["command"][-6:] == ["-m", "trainer.train", "--config", "quick", "--store", "file://store"]
-    assert found["seconds"] < 0.6 or min(at_start(tmp_path)["seconds"] for _ in range(2)) < 0.6
+    timed = [sys.executable, "-c", "import time, torch; print(time.process_time())"]
+    torch_alone = float(subprocess.run(timed, capture_output=True, text=True, check=True).stdout)
+    assert found["seconds"] < 0.75 * torch_alone
