@@ -75,8 +75,8 @@ TRAINING = {
     "extraVolumeMounts": [{"name": "marks", "mountPath": "/marks"}],
 }
 OWN_SHARE = 2.0
-"""The trainer's own part may be so many imports of torch, and its first batch. 1.5 is the aim, 1.4 to 1.55 what is
-seen: all parts are wall time of a cold node, so a bound that holds on a busy one only finds what is grossly too much."""
+"""The trainer's own part may be so many imports of torch, and its first batch. The aim is 1.5, seen are 1.4 to 1.6: it
+is all wall time of a busy node, so this only finds what is grossly too much."""
 OWN = ("launcher", "import", "rendezvous", "run", "data", "model", "first batch")
 TORCH = ("torch", "torch._dynamo")
 """What every training imports: the second comes with the first optimizer, compiled or not (torch 2.13)."""

@@ -89,6 +89,8 @@ def test_the_schema_is_printed(capsys):
         ("train --num_epoch 3", "No such option: --num_epoch"),
         ("train --folds session", "'session' is not"),
         ("train 5", "unexpected extra argument"),
+        ("train lr=3", "(lr=3); a setting is given as --set NAME=VALUE"),
+        ("train --optim.lr 3", "--optim.lr; a setting is given as --set NAME=VALUE"),
         ("train --lr", "Option '--lr' requires an argument"),
         ("trane", "No such command 'trane'"),
         ("config --set passes.val=often", "passes.val is often (--set passes.val)"),

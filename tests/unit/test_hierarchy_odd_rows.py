@@ -69,6 +69,19 @@ def test_images_of_16_bits_keep_their_greys(tmp_path: Path) -> None:
         open_rows(settings)
 
 
+def test_photographs_are_turned_as_their_camera_was_held(tmp_path: Path) -> None:
+    """Orientation 6 of EXIF: what is stored as the left column is the picture's top."""
+    stored, tags = np.zeros((8, 8, 3), np.uint8), Image.Exif()
+    stored[:, 4:] = 255
+    tags[0x0112] = 6
+    for number in range(20):
+        Image.fromarray(stored).save(tmp_path / f"{number}.png", exif=tags)
+    lines = [f"{number}.png,f{number % 2},r{number // 2}" for number in range(20)]
+    (tmp_path / "index.csv").write_text("\n".join(["image,fine,who", *lines]))
+    settings = settings_of(f"data.path={tmp_path}", "data.levels=[fine]", "data.group=who", "data.image_size=8")
+    assert open_rows(settings).table.features[0, 0, :, 0].tolist() == [0] * 4 + [255] * 4
+
+
 def test_the_table_of_a_folder_of_images_is_no_table_of_features(tmp_path: Path) -> None:
     (tmp_path / "index.csv").write_text("image,fine,who\n0.png,f0,r0\n")
     with pytest.raises(DataError, match=rf"the column 'image' names images: give the folder, {tmp_path}"):

@@ -16,7 +16,7 @@ from trainer.cli.compare import compare
 from trainer.cli.config import config
 from trainer.cli.launch import PASSED_ON, launch
 from trainer.cli.models import evaluate, export
-from trainer.cli.options import normalise, with_settings
+from trainer.cli.options import normalise, what_is_wrong, with_settings
 from trainer.cli.output import say_notices
 from trainer.cli.preflight import preflight
 from trainer.cli.prepare import prepare
@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say("interrupted", INTERRUPTED_CODE)
     except typer.TyperException as error:
         # without arguments the help is the answer, and was printed
-        return _say(getattr(error, "format_message", error.__str__)(), USAGE_CODE)
+        return _say(what_is_wrong(error), USAGE_CODE)
     except BaseException as error:
         leave(1, f"{type(error).__name__}: {error}")
         raise

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from trainer.cli.options import SettingsArguments, normalise, with_settings
+from trainer.cli.options import SettingsArguments, normalise, what_is_wrong, with_settings
 from trainer.cli.train import train
 from trainer.config.settings import CommonSettings
 from trainer.errors import SettingsError
@@ -51,7 +51,7 @@ def settings_of(arguments: Sequence[str]) -> CommonSettings:
     try:
         reader(normalise(arguments), prog_name="trainer launch", standalone_mode=False)
     except typer.TyperException as error:
-        raise SettingsError(getattr(error, "format_message", error.__str__)()) from None
+        raise SettingsError(what_is_wrong(error)) from None
     if not found:
         raise SettingsError("the help of the training is `trainer train --help`")
     return found[0]

@@ -110,6 +110,13 @@ def normalise(arguments: Sequence[str]) -> list[str]:
     return result
 
 
+def what_is_wrong(error: typer.TyperException) -> str:
+    """One line on a wrong command line. Who types a setting as others do (`lr=1`, `--optim.lr 1`) is told how here."""
+    text = str(getattr(error, "format_message", error.__str__)())
+    is_setting = "." in getattr(error, "option_name", "") or ("extra argument" in text and "=" in text)
+    return f"{text.rstrip('.')}; a setting is given as --set NAME=VALUE" if is_setting else text
+
+
 def _settings_parameters() -> Iterator[inspect.Parameter]:
     """Parameters as typer reads them: --config, --set, and one for each short flag."""
     yield _parameter("config", ConfigOption)

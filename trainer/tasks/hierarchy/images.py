@@ -1,4 +1,4 @@
-"""Images of a folder, decoded by Pillow and scaled to one size."""
+"""Images of a folder, decoded by Pillow, upright and scaled to one size."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ def read_images(
     A missing file is counted; one that does not decode is a bad sample. Raises DataError without Pillow.
     """
     try:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image, ImageOps, UnidentifiedImageError
     except ImportError:
         raise DataError(f"{folder} holds images, which need Pillow: pip install 'signs-trainer[images]'") from None
     size = data.image_size
@@ -38,7 +38,8 @@ def read_images(
             continue
         try:
             with Image.open(folder / name) as image:
-                scaled = _shallow(image).convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+                upright = ImageOps.exif_transpose(image)  # telephones store the sensor's rows, and how it was held
+                scaled = _shallow(upright).convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
         except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             counts.bad(f"{folder / name} ({where(row)})", f"does not decode: {str(error).splitlines()[0]}")
             continue
