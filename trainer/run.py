@@ -14,9 +14,10 @@ from typing import Any
 from trainer.attempt import Attempt, begin_attempt, ends_recorded, export_metrics
 from trainer.checkpoint.attempts import get_json
 from trainer.checkpoint.files import FileStore
+from trainer.checkpoint.opening import open_run
 from trainer.checkpoint.outage import Retry
 from trainer.checkpoint.publish import Publisher
-from trainer.checkpoint.run import COMPLETE_FILE, Run, open_run
+from trainer.checkpoint.run import COMPLETE_FILE, Run
 from trainer.checkpoint.spool import Spool, spool_folder
 from trainer.checkpoint.stores import open_store
 from trainer.config.digest import digest, matters

@@ -12,8 +12,9 @@ from torch import Tensor
 from tests.bench.tiny import BATCH, TinyTask
 from tests.bench.turns import Stamped
 from trainer.checkpoint.files import FileStore
+from trainer.checkpoint.opening import open_run
 from trainer.checkpoint.publish import Publisher
-from trainer.checkpoint.run import Run, open_run
+from trainer.checkpoint.run import Run
 from trainer.checkpoint.state import State
 from trainer.config.settings import CommonSettings
 from trainer.engine.task import Task

@@ -16,10 +16,11 @@ from tests.bench import size
 from tests.bench.memory import rss_anon, watching
 from tests.bench.turns import in_turns, paired, print_table
 from tests.s3.server import SwiftS3
+from trainer.checkpoint.opening import open_run
 from trainer.checkpoint.outage import Retry
 from trainer.checkpoint.publish import Publisher
 from trainer.checkpoint.restore import restore
-from trainer.checkpoint.run import Run, open_run
+from trainer.checkpoint.run import Run
 from trainer.checkpoint.s3.store import S3Store
 from trainer.checkpoint.spool import Spool
 from trainer.checkpoint.state import State

@@ -15,10 +15,10 @@ import torch
 from trainer.checkpoint import crash
 from trainer.checkpoint.files import FileStore
 from trainer.checkpoint.inspect import list_checkpoints, verify_checkpoints
+from trainer.checkpoint.opening import open_run
 from trainer.checkpoint.outage import Retry
 from trainer.checkpoint.publish import Publisher
 from trainer.checkpoint.restore import load_checkpoint, restore
-from trainer.checkpoint.run import open_run
 from trainer.checkpoint.state import State
 from trainer.errors import InfrastructureError
 

@@ -8,10 +8,10 @@ import torch
 
 from trainer.checkpoint.files import FileStore
 from trainer.checkpoint.inspect import list_checkpoints, verify_checkpoints
+from trainer.checkpoint.opening import open_run
 from trainer.checkpoint.outage import Outage, Retry, patiently
 from trainer.checkpoint.publish import Publisher
 from trainer.checkpoint.restore import load_checkpoint
-from trainer.checkpoint.run import open_run
 from trainer.checkpoint.spool import Spool, spool_folder
 from trainer.checkpoint.state import State
 from trainer.errors import InfrastructureError, StoreRefusedError

@@ -6,7 +6,7 @@ import pytest
 
 from trainer.checkpoint.attempts import AttemptId, Attempts, dead_in_a_row
 from trainer.checkpoint.files import FileStore
-from trainer.checkpoint.run import open_run
+from trainer.checkpoint.opening import open_run
 from trainer.errors import InfrastructureError, RunError, SettingsError, SupersededError
 
 DEFAULTS = {
