@@ -62,12 +62,6 @@ class Spy(FileStore):
         super().delete(keys)
 
 
-@pytest.fixture(autouse=True)
-def no_syncs(monkeypatch):
-    """Waiting for the disk proves nothing here; that a put syncs is tested with the store."""
-    monkeypatch.setattr(os, "fsync", lambda _: None)
-
-
 @pytest.fixture
 def store(tmp_path):
     return Spy(tmp_path / "store")

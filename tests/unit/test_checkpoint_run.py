@@ -16,12 +16,6 @@ DEFAULTS = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def no_syncs(monkeypatch):
-    """Waiting for the disk proves nothing here; that a put syncs is tested with the store."""
-    monkeypatch.setattr(os, "fsync", lambda _: None)
-
-
 @pytest.fixture
 def store(tmp_path):
     return FileStore(tmp_path / "store")
