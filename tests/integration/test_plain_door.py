@@ -97,6 +97,7 @@ class StopAt(nn.CrossEntropyLoss):
         return super().forward(*args)
 
 
+@pytest.mark.filterwarnings("error:Detected call of")  # torch's word on the order of scheduler and optimizer
 @pytest.mark.parametrize("kind", ["plateau", "step"])
 @pytest.mark.parametrize(("call", "num_epochs"), [(8, 2), (9, 1), (13, 1)])
 def test_an_interrupted_call_goes_on_to_the_same_weights(call, num_epochs, kind, monkeypatch):

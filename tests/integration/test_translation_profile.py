@@ -63,6 +63,7 @@ def test_14_the_parts_sum_to_the_wall_time(tmp_path):
     assert found["peak_memory_bytes"] > 1 << 20
 
 
+@pytest.mark.filterwarnings("ignore:Profiler won't be using warmup")
 def test_what_is_in_no_phase_is_other(monkeypatch):
     ticks = iter([0.0, 1.0, 3.0, 4.0, 9.0, 10.0])
     monkeypatch.setattr(phases, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))

@@ -7,6 +7,7 @@ DataLoader is the same after a restart only as far as its own shuffling draws fr
 import hashlib
 import inspect
 import random
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -230,10 +231,13 @@ class ForeignSchedule:
         """Step."""
         if self._scheduler is None:
             return
-        if not self._takes_metric:
-            self._scheduler.step()
-        elif self._value is not None:
-            self._scheduler.step(self._value)
+        with warnings.catch_warnings():
+            # In an attempt that goes on at the end of an epoch, torch misses optimizer steps of the one before.
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+            if not self._takes_metric:
+                self._scheduler.step()
+            elif self._value is not None:
+                self._scheduler.step(self._value)
 
     def state(self) -> dict[str, Any]:
         """The scheduler's plain values; functions and objects in it are the caller's to make again."""
