@@ -116,6 +116,13 @@ def test_an_interrupted_call_goes_on_to_the_same_weights(call, num_epochs, kind,
         assert torch.equal(value, calm[name])
 
 
+def test_a_scheduler_of_another_optimizer_is_told_by_torch():
+    model, optimizer, _ = parts()
+    scheduler = parts("step")[2]
+    with pytest.warns(UserWarning, match="Detected call of"):
+        train(model, nn.CrossEntropyLoss(), optimizer, scheduler, *loaders(), 1)
+
+
 def test_an_error_inside_raises():
     model, optimizer, scheduler = parts()
     with pytest.raises(ZeroDivisionError):

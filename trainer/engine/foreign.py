@@ -218,6 +218,7 @@ class ForeignSchedule:
         self._scheduler = scheduler
         self._takes_metric = scheduler is not None and "metrics" in inspect.signature(scheduler.step).parameters
         self._value: float | None = None
+        self._is_restored = False
 
     def factor(self, updates: int) -> None:
         """Leave the optimizer's rates alone."""
@@ -232,8 +233,9 @@ class ForeignSchedule:
         if self._scheduler is None:
             return
         with warnings.catch_warnings():
-            # In an attempt that goes on at the end of an epoch, torch misses optimizer steps of the one before.
-            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+            if self._is_restored:
+                # Going on at the end of an epoch: torch misses the optimizer steps of the attempt before.
+                warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
             if not self._takes_metric:
                 self._scheduler.step()
             elif self._value is not None:
@@ -252,6 +254,7 @@ class ForeignSchedule:
             plain = dict(state)
             self._value = plain.pop(_VALUE, None)  # None in checkpoints of before it was kept
             self._scheduler.load_state_dict({**self._scheduler.state_dict(), **plain})
+            self._is_restored = True
 
 
 def num_classes_of(model: nn.Module) -> int | None:
