@@ -1,7 +1,5 @@
 """`python -m trainer COMMAND` is `trainer COMMAND`."""
 
-import sys
+from trainer.cli import run_process
 
-from trainer.cli import main
-
-sys.exit(main())
+run_process()

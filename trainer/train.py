@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 if __package__ in (None, ""):  # python trainer/train.py: the package lies in the folder above, not in this one
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -80,12 +80,12 @@ def joined_world(rank: int, device: torch.device) -> World:
     return World(dist.get_rank(), dist.get_world_size(), local_rank, device=device)
 
 
-def main() -> int:
+def main() -> NoReturn:
     """The command line of the plain trainer; the same as `trainer train`."""
-    from trainer.cli import train_command
+    from trainer.cli import run_process
 
-    return train_command(sys.argv[1:])
+    run_process(["train", *sys.argv[1:]])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -273,5 +273,5 @@ def _train_here(config: str, num_processes: int) -> str:
             [sys.executable, *command, "--store", f"file://{folder}"], env=environ | {"OMP_NUM_THREADS": "1"},
             cwd=folder, capture_output=True, text=True, timeout=PATIENCE, check=False,
         )  # fmt: skip
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-8000:]
         return digest(FileStore(Path(folder)), "desk", yaml.safe_load(config)["max_steps"])

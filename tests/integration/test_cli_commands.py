@@ -218,17 +218,45 @@ def test_the_spread_is_that_of_a_sample_over_metrics_all_folds_have():
     assert (one.least, one.greatest) == (0.2, 0.4)
 
 
-def test_the_process_ends_with_the_code_and_one_line():
-    script = "import sys; from trainer.cli import main; sys.exit(main())"
-    done = subprocess.run(
-        [sys.executable, "-c", script, "train", "--batch_size", "0"], capture_output=True, text=True, check=False
-    )
+@pytest.mark.parametrize("door", [["trainer", "train"], ["trainer.train"]])
+def test_the_process_ends_with_the_code_and_one_line(door):
+    command = [sys.executable, "-m", *door, "--batch_size", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == "error: batch_size is 0 (--batch_size): must be greater than or equal to 1\n"
 
 
+def test_output_that_nobody_reads_ends_a_command_quietly():
+    command = [sys.executable, "-m", "trainer", "config"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert (process.stderr.read(), process.wait()) == ("", 1)
+
+
+def test_native_threads_do_not_abort_a_process_that_ends():
+    """As gloo's do on a busy node: they ask for the interpreter's lock after the command's last line."""
+    script = """
+import threading, torch
+from trainer.cli import run_process
+
+def multiply(factor):
+    while True:
+        started.set()
+        factor @ factor
+
+started = threading.Event()
+threading.Thread(target=multiply, args=(torch.ones(2000, 2000),), daemon=True).start()
+started.wait()
+run_process(["--help"])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "preflight" in done.stdout
+
+
 def test_sigterm_ends_a_training_process_with_143(data, tmp_path):
-    script = "import sys; from trainer.cli import main; sys.exit(main())"
     line = [
         "train",
         "--data",
@@ -243,7 +271,7 @@ def test_sigterm_ends_a_training_process_with_143(data, tmp_path):
     ]
     line += ["--set", "telemetry.progress=lines"]
     process = subprocess.Popen(
-        [sys.executable, "-c", script, *map(str, line)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "trainer", *map(str, line)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     while not process.stdout.readline().startswith("Epoch 2/"):

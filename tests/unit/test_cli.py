@@ -7,7 +7,7 @@ import sys
 import pytest
 import yaml
 
-from trainer.cli import main, train_command
+from trainer.cli import main
 from trainer.cli.options import normalise
 from trainer.cli.output import size
 from trainer.config.sources import load_settings
@@ -109,11 +109,6 @@ def test_each_problem_is_a_line_of_its_own(capsys):
     assert main(["train", "--batch_size", "0", "--lr", "-1"]) == 2
     err = capsys.readouterr().err.splitlines()
     assert [line.split()[1] for line in err] == ["batch_size", "optim.lr"]
-
-
-def test_the_plain_door_is_the_command_train(capsys):
-    assert train_command(["--batch_size", "0"]) == 2
-    assert "batch_size" in capsys.readouterr().err
 
 
 def test_help_of_every_command_has_an_example(capsys):

@@ -4,10 +4,11 @@ A TrainerError is one line on stderr a problem and its own code; a wrong command
 of ours and keeps its traceback, with 1.
 """
 
+import atexit
 import os
 import sys
-import threading
 from collections.abc import Sequence
+from typing import NoReturn
 
 import typer
 
@@ -28,8 +29,8 @@ from trainer.kube.verdict import begin, leave
 
 USAGE_CODE = 2
 INTERRUPTED_CODE = 130
-PUBLISHER_THREAD = "publisher"
-"""Of `checkpoint.publish`, named here because importing it takes a second."""
+UNWRITTEN_CODE = 120
+"""The interpreter's own where output could not be written at the end."""
 
 app = typer.Typer(
     name="trainer",
@@ -121,19 +122,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(code or 0)
 
 
-def train_command(arguments: Sequence[str]) -> int:
-    """`trainer train ARGUMENTS`, for `python -m trainer.train`."""
-    return main(["train", *arguments])
+def run_process(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The console script: `main`, and with it the process."""
+    try:
+        code = main(arguments)
+    except SystemExit as quiet:  # by typer, where nobody reads what is written
+        code = quiet.code if isinstance(quiet.code, int) else 1
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    end_process(code)
+
+
+def end_process(code: int) -> NoReturn:
+    """Leave with this exit code after the handlers of `atexit`, without taking the interpreter down.
+
+    While it goes down, a native thread that asks for its lock aborts the process (CPython 3.11): SIGABRT in place of
+    the code. Gloo's threads (torch 2.13) ask when they drop the tensors of the last collective, late on a busy node.
+    Nor is there a wait for threads of the SDK, which a silent store holds far beyond the grace period.
+    """
+    atexit._run_exitfuncs()
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:
+            code = code or UNWRITTEN_CODE
+    os._exit(code)
 
 
 def _say(text: str, code: int, prefix: str = "error: ") -> int:
     for line in text.splitlines():
         print(f"{prefix}{line}", file=sys.stderr)
     leave(code, text)
-    if any(thread.name == PUBLISHER_THREAD for thread in threading.enumerate()):
-        # It was left behind because the store is silent. The interpreter would wait at its end for the SDK's threads,
-        # far beyond the grace period.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
     return code
