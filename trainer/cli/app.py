@@ -139,7 +139,8 @@ def end_process(code: int) -> NoReturn:
 
     While it goes down, a native thread that asks for its lock aborts the process (CPython 3.11): SIGABRT in place of
     the code. Gloo's threads (torch 2.13) ask when they drop the tensors of the last collective, late on a busy node.
-    Nor is there a wait for threads of the SDK, which a silent store holds far beyond the grace period.
+    Nor is there a wait for threads of the SDK, which a silent store holds far beyond the grace period. The price: a
+    profiler that writes after its program (`python -m cProfile -m trainer`) has no turn; give it `main`.
     """
     atexit._run_exitfuncs()
     for stream in filter(None, (sys.stdout, sys.stderr)):
