@@ -17,7 +17,7 @@ from tests.bench.turns import print_table
 ROOT = Path(__file__).resolve().parents[2]
 WORDS, SIGNERS = 502, 3
 LIMIT_GB = 2.0
-TRAINER = [sys.executable, "-c", "import sys; from trainer.cli import main; sys.exit(main())"]
+TRAINER = [sys.executable, "-m", "trainer"]
 
 
 def watched(arguments: list[str], folder: Path) -> tuple[float, float]:

@@ -13,7 +13,7 @@ ROUNDS = 7
 COMMANDS = {
     "python -c pass": [sys.executable, "-c", "pass"],
     "import torch": [sys.executable, "-c", "import torch"],
-    "trainer --help": [sys.executable, "-c", "import sys; from trainer.cli import main; sys.exit(main(['--help']))"],
+    "trainer --help": [sys.executable, "-m", "trainer", "--help"],
 }
 
 

@@ -168,8 +168,8 @@ def test_stop_publishes_and_resume_goes_on_from_there(desk, submitted, s3):
 def test_following_goes_on_over_a_pod_that_was_deleted(desk, submitted, core, namespace):
     job = submitted("followed", *LONG)
     until(lambda: "step" in status_of(desk, job)["progress"]["log_line"], 180)
-    command = ["-c", "import sys; from trainer.cli import main; sys.exit(main(sys.argv[1:]))", "logs", job, "-f"]
-    follower = subprocess.Popen([sys.executable, *command, "-n", namespace], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "trainer", "logs", job, "-f", "-n", namespace]
+    follower = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     lines = []
     reader = threading.Thread(target=lambda: lines.extend(follower.stdout), daemon=True)
     reader.start()

@@ -65,9 +65,9 @@ end(143, "told to stop, published")
 STAND_IN = """
 import sys
 import trainer.kube.launch as launch
-from trainer.cli import main
+from trainer.cli import run_process
 launch.TRAINING = ("-m", "rank")
-sys.exit(main(["launch", *sys.argv[1:]]))
+run_process(["launch", *sys.argv[1:]])
 """
 
 
